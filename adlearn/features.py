@@ -1,0 +1,171 @@
+"""Frozen backbones: layer taps, patch aggregation, and a disk cache of features."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .data.base import AnomalyDataset
+from .errors import DataError
+from .files import write_bytes
+from .paths import cache_dir
+from .runtime import dry_run, progress
+from .weights import DEFAULT_BACKBONE, available, known, pretrained
+
+Features = dict[str, torch.Tensor]
+# Activations of four images at 224 px stay in a laptop's cache: half the time per image of a batch of 16.
+_CPU_CHUNK = 4
+# Raise when the same file would give other features: another way to read, resize or normalise.
+_VERSION = 1
+
+
+class FeatureExtractor(nn.Module):
+    """A frozen, pretrained timm backbone cut after the last layer asked for.
+
+    `layers` are strides (8: the deepest layer at 1/8 of the input size) or timm's module names ("layer2").
+    `forward` maps images (B, 3, H, W) in [0, 1] to {name: (B, C, h, w)}, shallow to deep. Weights never
+    change: no gradients, batch norm always in evaluation mode. Raises `WeightsError` when the backbone's
+    weights can't be had and `DataError` for a layer it does not have.
+    """
+
+    def __init__(self, backbone: str = DEFAULT_BACKBONE, layers: Sequence[int | str] = (8, 16)):
+        super().__init__()
+        self.backbone = backbone
+        self.trunk = _trunk(backbone, layers)
+        found = self.trunk.feature_info.get_dicts(keys=["module", "num_chs", "reduction"])
+        self.layers = tuple(layer["module"] for layer in found)
+        self.channels = tuple(layer["num_chs"] for layer in found)
+        self.strides = tuple(layer["reduction"] for layer in found)
+        self.trunk.requires_grad_(False).to(memory_format=torch.channels_last)
+        cfg = timm.get_pretrained_cfg(backbone)
+        self.register_buffer("mean", torch.tensor(cfg.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(cfg.std).view(1, 3, 1, 1))
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FeatureExtractor":
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> Features:
+        inputs = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        chunks = inputs.split(_CPU_CHUNK if inputs.device.type == "cpu" else len(inputs))
+        parts = [self.trunk(chunk) for chunk in chunks]
+        return {name: torch.cat(maps) for name, *maps in zip(self.layers, *parts, strict=True)}
+
+    def fingerprint(self) -> str:
+        """Changes whenever the features would: backbone, weights, layers, normalisation."""
+        digest = hashlib.blake2b(f"{self.backbone} {self.layers} {_VERSION}".encode(), digest_size=12)
+        for tensor in self.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def extract(self, dataset: AnomalyDataset, batch_size: int = 16, cache: bool = True) -> Features:
+        """Features of every image of `dataset`, {name: (N, C, h, w)} on the CPU, in the dataset's order.
+
+        With `cache`, each image's features are kept under `adlearn.paths.cache_dir()` in a file named by the
+        image's content, and read from there next time. A dataset with a random `transform` is never cached.
+        """
+        store = FeatureStore(self, dataset) if cache and dataset.transform is None else None
+        found = [None if store is None else store.read(i) for i in range(len(dataset))]
+        missing = [i for i, features in enumerate(found) if features is None]
+        if missing:
+            for i, features in self._compute(dataset, missing, batch_size):
+                found[i] = features
+                if store is not None:
+                    store.write(i, features)
+        return {name: torch.stack([features[name] for features in found]) for name in self.layers}
+
+    def _compute(self, dataset: AnomalyDataset, missing: list[int], batch_size: int):
+        device = self.mean.device
+        with progress(total=len(missing), desc=f"features of {dataset.name}", unit="img") as bar:
+            for batch in dataset.select(missing).batches(batch_size):
+                with torch.inference_mode():
+                    maps = {name: m.cpu().contiguous() for name, m in self(batch.images.to(device)).items()}
+                for row, position in enumerate(batch.indices.tolist()):
+                    # A normal tensor out of an inference tensor: later training may differentiate through it.
+                    yield missing[position], {name: torch.tensor(m[row].numpy()) for name, m in maps.items()}
+                bar.update(len(batch))
+
+
+class FeatureStore:
+    """One safetensors file per image and extractor; written whole or not at all."""
+
+    def __init__(self, extractor: FeatureExtractor, dataset: AnomalyDataset):
+        size = "own" if dataset.size is None else str(dataset.size).replace(" ", "")
+        self.folder = cache_dir() / "features" / f"{extractor.backbone}-{extractor.fingerprint()}-{size}"
+        self.names = set(extractor.layers)
+        self.paths = [self.folder / f"{_digest(s.path)}.safetensors" for s in dataset.samples]
+
+    def read(self, index: int) -> Features | None:
+        """The stored features, or None when there are none or the file is damaged."""
+        try:
+            features = safetensors.torch.load_file(self.paths[index])
+        except (OSError, safetensors.SafetensorError):
+            return None
+        return features if set(features) == self.names else None
+
+    def write(self, index: int, features: Features) -> None:
+        write_bytes(self.paths[index], safetensors.torch.save(features))
+
+
+def aggregate(features: Features, patch_size: int = 1, mode: str = "bilinear") -> torch.Tensor:
+    """Bring all layers to the largest one's resolution and stack their channels: (B, sum C, h, w).
+
+    `patch_size` > 1 first averages each position with its neighbourhood (PatchCore, Eq. 2); `mode` is the
+    interpolation ("nearest" in PaDiM's code, "bilinear" in PatchCore's).
+    """
+    maps = list(features.values())
+    if patch_size > 1:
+        half = patch_size // 2
+        maps = [F.avg_pool2d(m, patch_size, 1, half, count_include_pad=False) for m in maps]
+    size = max((m.shape[-2:] for m in maps), key=lambda hw: hw[0] * hw[1])
+    return torch.cat([m if m.shape[-2:] == size else _resize(m, size, mode) for m in maps], dim=1)
+
+
+def pooled(features: Features) -> torch.Tensor:
+    """Global average of every layer, concatenated: (B, sum C)."""
+    return torch.cat([m.mean(dim=(2, 3)) for m in features.values()], dim=1)
+
+
+def _resize(maps: torch.Tensor, size: Sequence[int], mode: str) -> torch.Tensor:
+    corners = {} if mode == "nearest" else {"align_corners": False}
+    return F.interpolate(maps, size=tuple(size), mode=mode, **corners)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def _trunk(backbone: str, layers: Sequence[int | str]) -> nn.Module:
+    """The backbone without anything behind the last layer asked for; it returns a list of those layers."""
+    if not known(backbone):
+        return pretrained(backbone)
+    with torch.device("meta"):
+        whole = timm.create_model(backbone)
+    args = {"features_only": True, "feature_cls": "getter"}
+    args["out_indices"] = _find_layers(backbone, whole.feature_info, layers)
+    if isinstance(whole, timm.models.VisionTransformer):
+        args["dynamic_img_size"] = True
+    if dry_run() and not available(backbone):
+        # Only sizes matter in a dry run, and nothing of it is recorded.
+        return timm.create_model(backbone, pretrained=False, **args)
+    return pretrained(backbone, **args)
+
+
+def _find_layers(backbone: str, info: list[dict], layers: Sequence[int | str]) -> list[int]:
+    """Indices into timm's list of a backbone's stages, ascending."""
+    by_stride = {layer["reduction"]: i for i, layer in enumerate(info)}
+    by_name = {layer["module"]: i for i, layer in enumerate(info)}
+    missing = [layer for layer in layers if layer not in by_stride and layer not in by_name]
+    if missing or len(layers) == 0:
+        raise DataError(
+            f"{backbone} has no layer {missing}; choose strides from {sorted(by_stride)} "
+            f"or names from {list(by_name)}"
+        )
+    return sorted({by_stride.get(layer, by_name.get(layer)) for layer in layers})

@@ -1,0 +1,95 @@
+"""Fit a detector, score a benchmark, and measure what it cost."""
+
+import threading
+import time
+from types import TracebackType
+
+import psutil
+import torch
+
+from .data.base import Benchmark
+from .detector import Detector, FeatureDetector, Prediction
+from .metrics import evaluate
+
+_TIMED_IMAGES = 8
+
+
+class PeakMemory:
+    """Peak memory above the start, in MB (1e6 bytes): of the process, or of the CUDA device.
+
+    >>> with PeakMemory() as peak:
+    ...     work()
+    >>> peak.megabytes
+    """
+
+    _INTERVAL = 0.005
+
+    def __init__(self, device: torch.device | None = None):
+        self.cuda = device is not None and device.type == "cuda"
+        self.device, self.megabytes = device, 0.0
+
+    def _now(self) -> int:
+        return torch.cuda.memory_allocated(self.device) if self.cuda else psutil.Process().memory_info().rss
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._INTERVAL):
+            self._peak = max(self._peak, self._now())
+
+    def __enter__(self) -> "PeakMemory":
+        self._stop, self._start = threading.Event(), self._now()
+        self._peak = self._start
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            self._thread = threading.Thread(target=self._watch, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        if self.cuda:
+            self._peak = torch.cuda.max_memory_allocated(self.device)
+        else:
+            self._thread.join()
+        self.megabytes = (max(self._peak, self._now()) - self._start) / 1e6
+
+
+def measure(detector: Detector, benchmark: Benchmark) -> tuple[dict[str, float], Prediction]:
+    """Fit on `benchmark.train`, score `benchmark.test`: its metrics and costs, and the prediction itself.
+
+    Metrics are those of `adlearn.metrics.evaluate`. Costs: `fit_seconds` (from features where the
+    method works on frozen ones, which are extracted before the clock starts; else from image files),
+    `ms_per_image` (from image tensors in memory, backbone included, batches of 8), `model_mb`, `peak_mb`
+    (during `fit` and those batches).
+    """
+    if isinstance(detector, FeatureDetector):
+        detector.extractor.extract(benchmark.train)
+    with PeakMemory(detector.device) as peak:
+        start = time.perf_counter()
+        detector.fit(benchmark.train)
+        fit_seconds = time.perf_counter() - start
+        ms_per_image = _milliseconds(detector, benchmark)
+    prediction = detector.predict_dataset(benchmark.test)
+    costs = {"fit_seconds": fit_seconds, "ms_per_image": ms_per_image}
+    costs |= {"model_mb": detector.megabytes, "peak_mb": peak.megabytes}
+    return score(prediction, benchmark) | {k: round(v, 3) for k, v in costs.items()}, prediction
+
+
+def score(prediction: Prediction, benchmark: Benchmark) -> dict[str, float]:
+    """Metrics of `prediction` on `benchmark.test`; pixel metrics where there are a map and masks."""
+    test = benchmark.test
+    pixels = {}
+    if prediction.map is not None and test.has_masks:
+        pixels = {"maps": prediction.map, "masks": test.masks()}
+    return evaluate(prediction.score, test.labels, **pixels)
+
+
+def _milliseconds(detector: Detector, benchmark: Benchmark) -> float:
+    """The faster of two batches, after none to warm up: caches are warm from `fit`."""
+    images = next(benchmark.test.batches(_TIMED_IMAGES)).images.to(detector.device)
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        detector.predict(images).cpu()
+        times.append((time.perf_counter() - start) * 1e3 / len(images))
+    return min(times)

@@ -1,0 +1,161 @@
+"""The one training loop: device, autocast, progress, seed, restart."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .data.base import AnomalyDataset, Batch
+from .errors import DataError
+from .files import write_torch
+from .runtime import dry_run, progress
+
+Batches = Callable[[torch.Generator], Iterable[Any]]
+_DRY_BATCHES = 2
+
+
+class TrainingError(RuntimeError):
+    """The loss is not a number any more."""
+
+
+def train(
+    module: nn.Module,
+    loss: Callable[[Any], torch.Tensor],
+    batches: Batches,
+    *,
+    epochs: int,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    clip: float | None = None,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    desc: str = "training",
+) -> list[float]:
+    """Minimise `loss(batch)` over `batches(generator)` and return the mean loss of each epoch.
+
+    `scheduler` steps once per epoch; `clip` limits the gradient's norm. Epoch e sees the same order and the
+    same noise in every run with the same `seed`. With `checkpoint`, the state is written after each epoch and
+    a later call with the same arguments goes on from there, to the same result; the file stays for the
+    caller to delete. Raises `TrainingError`, naming epoch and batch, when the loss is not finite.
+    """
+    device = next(module.parameters()).device
+    history: list[float] = []
+    if checkpoint is not None and Path(checkpoint).exists():
+        history = _restore(Path(checkpoint), module, optimizer, scheduler, device)
+    module.train()
+    total = 1 if dry_run() else epochs
+    with progress(total=total, initial=len(history), desc=desc, unit="epoch") as bar:
+        for epoch in range(len(history), total):
+            history.append(_epoch(module, loss, batches, optimizer, clip, seed, epoch, device))
+            if scheduler is not None:
+                scheduler.step()
+            if checkpoint is not None and not dry_run():
+                _save(Path(checkpoint), module, optimizer, scheduler, history)
+            bar.set_postfix(loss=f"{history[-1]:.4g}")
+            bar.update()
+    module.eval()
+    return history
+
+
+def _epoch(
+    module: nn.Module,
+    loss: Callable[[Any], torch.Tensor],
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    clip: float | None,
+    seed: int,
+    epoch: int,
+    device: torch.device,
+) -> float:
+    """One pass; the mean loss over its batches."""
+    losses = []
+    # Noise drawn inside `loss` comes from the global generators: seed them per epoch, and give them back.
+    with torch.random.fork_rng(devices=_rng_devices(device), device_type=_rng_type(device)):
+        torch.manual_seed(seed * 100_003 + epoch)
+        for number, batch in enumerate(batches(torch.Generator().manual_seed(torch.initial_seed()))):
+            if dry_run() and number == _DRY_BATCHES:
+                break
+            losses.append(_step(module, loss, batch, optimizer, clip, device))
+            if not math.isfinite(losses[-1]):
+                raise TrainingError(
+                    f"the loss is {losses[-1]} in epoch {epoch + 1}, batch {number + 1}: "
+                    "lower the learning rate, clip gradients (clip=1.0), or look for log/0 in the loss"
+                )
+    if not losses:
+        raise DataError("the training set yields no batch: fewer images than the batch size?")
+    return sum(losses) / len(losses)
+
+
+def _step(
+    module: nn.Module,
+    loss: Callable[[Any], torch.Tensor],
+    batch: Any,
+    optimizer: torch.optim.Optimizer,
+    clip: float | None,
+    device: torch.device,
+) -> float:
+    optimizer.zero_grad(set_to_none=True)
+    # bfloat16 has float32's range, so no gradient scaler; CPUs and MPS stay in float32, to be reproducible.
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        value = loss(batch)
+    value.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(module.parameters(), clip)
+    optimizer.step()
+    return value.item()
+
+
+def image_batches(dataset: AnomalyDataset, batch_size: int) -> Batches:
+    """Shuffled image batches, read from disk each epoch."""
+
+    def batches(generator: torch.Generator) -> Iterator[Batch]:
+        return dataset.batches(batch_size, shuffle=True, generator=generator)
+
+    return batches
+
+
+def tensor_batches(*tensors: torch.Tensor, batch_size: int) -> Batches:
+    """Shuffled tuples of rows of tensors of equal length, held in memory (features, say)."""
+    if len({len(t) for t in tensors}) != 1:
+        raise DataError(f"tensors of different lengths: {[len(t) for t in tensors]}")
+
+    def batches(generator: torch.Generator) -> Iterator[tuple[torch.Tensor, ...]]:
+        order = torch.randperm(len(tensors[0]), generator=generator)
+        for rows in order.split(batch_size):
+            yield tuple(t[rows.to(t.device)] for t in tensors)
+
+    return batches
+
+
+def _rng_type(device: torch.device) -> str:
+    return device.type if device.type in ("cuda", "mps") else "cuda"
+
+
+def _rng_devices(device: torch.device) -> list[int]:
+    return [device.index or 0] if device.type in ("cuda", "mps") else []
+
+
+def _parts(module: nn.Module, optimizer: Any, scheduler: Any) -> dict[str, Any]:
+    parts = {"module": module, "optimizer": optimizer, "scheduler": scheduler}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _save(path: Path, module: nn.Module, optimizer: Any, scheduler: Any, history: list[float]) -> None:
+    state = {name: part.state_dict() for name, part in _parts(module, optimizer, scheduler).items()}
+    write_torch(path, {**state, "history": history})
+
+
+def _restore(
+    path: Path, module: nn.Module, optimizer: Any, scheduler: Any, device: torch.device
+) -> list[float]:
+    parts = _parts(module, optimizer, scheduler)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except Exception as error:
+        raise DataError(f"cannot go on from {path}: {error}; delete it to start again") from error
+    return list(state["history"])

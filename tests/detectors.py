@@ -1,0 +1,82 @@
+"""Every concrete detector of `adlearn.methods`, with arguments that make it small enough to test."""
+
+import importlib
+import inspect
+import pkgutil
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import adlearn.methods
+from adlearn.data.base import AnomalyDataset, Benchmark
+from adlearn.detector import Detector, FeatureDetector
+
+
+@dataclass(frozen=True)
+class Small:
+    """How to test a class: constructor arguments; `supervised` if `fit` needs anomalous images too.
+
+    `unlearned` for a detector that scores without `fit` (zero-shot); `no_fake_cuda` gives the reason why its
+    `predict` can't run on tensors without values.
+    """
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+    supervised: bool = False
+    unlearned: bool = False
+    no_fake_cuda: str = ""
+
+
+# Class name -> how to test it. Every concrete detector of adlearn.methods must be here.
+SMALL: dict[str, Small] = {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A detector class under test."""
+
+    cls: type[Detector]
+    small: Small
+
+    def build(self) -> Detector:
+        torch.manual_seed(0)
+        return self.cls(**self.small.arguments)
+
+    def training_set(self, tiny: Benchmark) -> AnomalyDataset:
+        """Normal images only, or the mixed test images for a supervised method."""
+        return tiny.test if self.small.supervised else tiny.train
+
+    def fitted(self, dataset: AnomalyDataset) -> Detector:
+        detector = self.build()
+        torch.manual_seed(0)
+        return detector.fit(dataset).eval()
+
+    def __str__(self) -> str:
+        return self.cls.__name__
+
+
+def discover() -> list[type[Detector]]:
+    """Concrete detectors defined in any module of `adlearn.methods`, sorted by name."""
+    names = [m.name for m in pkgutil.walk_packages(adlearn.methods.__path__, "adlearn.methods.")]
+    modules = [importlib.import_module(name) for name in names]
+    found = {c for m in modules for _, c in inspect.getmembers(m, inspect.isclass) if is_concrete(c)}
+    return sorted((c for c in found if c.__module__ in names), key=lambda c: c.__name__)
+
+
+def is_concrete(cls: type) -> bool:
+    """Whether both verbs of `cls` lead to code of its own."""
+    if not issubclass(cls, Detector) or cls.fit is Detector.fit or cls.predict is Detector.predict:
+        return False
+    if cls.fit is FeatureDetector.fit and cls.fit_features is FeatureDetector.fit_features:
+        return False
+    return cls.predict is not FeatureDetector.predict or (
+        cls.score_features is not FeatureDetector.score_features
+    )
+
+
+def missing_from_table(classes: list[type[Detector]]) -> list[str]:
+    return [cls.__name__ for cls in classes if cls.__name__ not in SMALL]
+
+
+def cases() -> list[Case]:
+    return [Case(cls, SMALL[cls.__name__]) for cls in discover() if cls.__name__ in SMALL]
