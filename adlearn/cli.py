@@ -82,12 +82,13 @@ def _add(commands, name: str, command, text: str) -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from .notebooks import find
     from .notebooks.outputs import run
+    from .runtime import dry_run
 
     path = find(options.notebook)
-    dry_run = options.dry_run or os.environ.get("ADLEARN_DRY_RUN", "") not in ("", "0")
-    execution = run(path, options.profile, dry_run)
+    dry = options.dry_run or dry_run()
+    execution = run(path, options.profile, dry)
     print(f"{path.name}: {execution.seconds / 60:.1f} minutes")
-    if not dry_run:
+    if not dry:
         print(_table(paths.results_dir(), path.stem))
     return 0
 

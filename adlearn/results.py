@@ -36,7 +36,7 @@ _MARKS = ("<!-- results: written by `make readme` -->", "<!-- end of results -->
 
 def write_records(path: Path, notebook: str, profile: str, rows: Sequence[Row]) -> None:
     """Write all of a notebook's records (dicts with method, dataset and metrics), whole, to `path`."""
-    plain = [{name: _plain(value) for name, value in row.items()} for row in rows]
+    plain = [{name: _plain(name, value) for name, value in row.items()} for row in rows]
     content = {"notebook": notebook, "profile": profile, "records": plain}
     write_text(path, json.dumps(content, indent=1) + "\n")
 
@@ -98,11 +98,10 @@ def tabulate(rows: Sequence[Row], costs: bool = True) -> pd.DataFrame:
 def write_readme(readme: Path) -> bool:
     """Fill the table between the marks in `readme` from the committed results; True if it changed."""
     text = readme.read_text(encoding="utf-8")
-    if any(mark not in text for mark in _MARKS):
-        raise DataError(f"{readme} lacks {_MARKS[0]} and {_MARKS[1]}: put them where the table goes")
-    before, rest = text.split(_MARKS[0])
-    after = rest.split(_MARKS[1])[1]
-    filled = f"{before}{_MARKS[0]}\n{readme_table()}\n{_MARKS[1]}{after}"
+    start, end = text.find(_MARKS[0]), text.rfind(_MARKS[1])
+    if not 0 <= start < end or any(text.count(mark) > 1 for mark in _MARKS):
+        raise DataError(f"{readme} lacks {_MARKS[0]} and {_MARKS[1]}, once each: put them around the table")
+    filled = f"{text[:start]}{_MARKS[0]}\n{readme_table()}\n{text[end:]}"
     if filled != text:
         write_text(readme, filled)
     return filled != text

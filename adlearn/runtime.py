@@ -17,6 +17,7 @@ from .paths import results_dir
 from .results import write_records
 
 T = TypeVar("T")
+Records = dict[tuple[str, str], dict[str, float]]
 PROFILES = ("cpu", "gpu")
 
 
@@ -63,7 +64,7 @@ class Run:
     device: torch.device
     profile: str
     seed: int
-    records: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    records: Records = field(default_factory=dict)
 
     def pick(self, *, cpu: T, gpu: T) -> T:
         """The value for this run's profile: `epochs = run.pick(cpu=5, gpu=100)`."""
@@ -80,13 +81,13 @@ class Run:
         """
         records = self.records | {(method, dataset): dict(metrics)}
         if not dry_run():
-            write_records(self.results_path, self.notebook, self.profile, records)
+            write_records(self.results_path, self.notebook, self.profile, _rows(records))
         self.records = records
         return metrics
 
     def rows(self) -> list[dict[str, Any]]:
         """What was recorded so far, a row each: method, dataset and metrics."""
-        return [{"method": m, "dataset": d} | values for (m, d), values in self.records.items()]
+        return _rows(self.records)
 
     @property
     def results_path(self) -> Path:
@@ -97,9 +98,13 @@ class Run:
         return f"{self.notebook} · device {self.device} · profile {self.profile} · seed {self.seed}{suffix}"
 
 
+def _rows(records: Records) -> list[dict[str, Any]]:
+    return [{"method": m, "dataset": d} | values for (m, d), values in records.items()]
+
+
 def start(notebook: str, seed: int = 0) -> Run:
     """Begin a notebook: choose device and profile, seed, set the figures' look; say so in one line."""
-    from .plotting import use_style
+    from .plotting.style import use_style
 
     seed_everything(seed)
     use_style()

@@ -101,11 +101,14 @@ def _step(
     # bfloat16 has float32's range, so no gradient scaler; CPUs and MPS stay in float32, to be reproducible.
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         value = loss(batch)
-    value.backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_(module.parameters(), clip)
-    optimizer.step()
-    return value.item()
+    found = value.item()
+    # A step along NaN would lose the weights, too.
+    if math.isfinite(found):
+        value.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(module.parameters(), clip)
+        optimizer.step()
+    return found
 
 
 def image_batches(dataset: AnomalyDataset, batch_size: int) -> Batches:

@@ -1,7 +1,11 @@
 """What every test gets: caches and results of its own, never the reader's; and a tiny drawn dataset."""
 
 import pytest
+import torch
 from tiny import draw_benchmark
+
+# Images are tiny here: a second thread gains nothing, and waits when the machine is busy.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""Run code as if on CUDA, on a machine without: PyTorch follows shapes, types and devices, and computes nothing.
+"""Run code as if on CUDA, on a machine without: shapes, types and devices are followed, nothing is computed.
 
-A tensor made on the wrong device raises here as it would on a GPU. Values do not exist, so code that reads them
-(`.item()`, `x[x > 0]`) raises too. Backward does not work.
+A tensor made on the wrong device raises here as it would on a GPU. Values do not exist, so code that reads
+them (`.item()`, `x[x > 0]`) raises too. Backward does not work.
 """
 
 import copy

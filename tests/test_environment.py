@@ -94,7 +94,8 @@ def make(tmp_path):
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         command = ["make", "-f", str(ROOT / "Makefile"), f"PYTHON={python}", *arguments]
-        settings = {**os.environ, "CALLS": str(tmp_path / "calls"), **environment}
+        outer = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        settings = {**outer, "CALLS": str(tmp_path / "calls"), **environment}
         return subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True)
 
     return run

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat.v4
@@ -81,6 +82,27 @@ def test_a_dry_run_is_kept_apart_from_real_copies(checkout):
     outputs.run(path, dry_run=True)
     assert text_of(checkout / "runs" / "dry-run" / "03_good.ipynb") == "1\n"
     assert not (checkout / "runs" / "notebooks").exists()
+
+
+WAITS_FOR_ANOTHER = """
+import os, pathlib, time
+numbers = pathlib.Path(os.environ["ADLEARN_RESULTS"], "03_twin.json")
+assert not numbers.exists()
+numbers.write_text(str(os.getpid()))
+pathlib.Path(f"started-{os.getpid()}").touch()
+while len(list(pathlib.Path().glob("started-*"))) < 2:
+    time.sleep(0.01)
+assert numbers.read_text() == str(os.getpid())
+"""
+
+
+def test_two_runs_of_a_notebook_at_once_do_not_mix_their_numbers(checkout):
+    path = notebook("03_twin", WAITS_FOR_ANOTHER)
+    with ThreadPoolExecutor(2) as pool:
+        assert [e.failure for e in pool.map(outputs.run, [path, path])] == [None, None]
+    started = {p.name.removeprefix("started-") for p in folder().glob("started-*")}
+    assert (checkout / "runs" / "results" / "03_twin.json").read_text() in started and len(started) == 2
+    assert sorted(p.name for p in (checkout / "runs" / "notebooks").iterdir()) == ["03_twin.ipynb"]
 
 
 def test_a_failing_cell_is_told_by_number_section_source_and_error_and_replaces_nothing(checkout):

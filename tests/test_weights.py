@@ -29,12 +29,12 @@ def test_packaged_weights_fit_every_parameter_of_timms_model():
 
 
 def test_batch_norm_statistics_are_where_they_belong():
-    """A swapped mean and variance have the same shape; a variance is positive, a mean takes both signs."""
+    """A swapped mean and variance have the same shape, but a variance is never negative."""
     state = weights.packaged_state()
     means = [value for name, value in state.items() if name.endswith("running_mean")]
     variances = [value for name, value in state.items() if name.endswith("running_var")]
     assert len(means) == len(variances) > 30
-    assert all((value > 0).all() for value in variances)
+    assert all((value >= 0).all() for value in variances)
     assert all((value < 0).any() for value in means)
 
 
@@ -43,7 +43,7 @@ def test_activations_match_the_statistics_seen_in_training():
     ratios = []
 
     def watch(module, inputs):
-        ratios.append((inputs[0].var(dim=(0, 2, 3)) / module.running_var).median().item())
+        ratios.append((inputs[0].var(dim=(0, 2, 3)).sum() / module.running_var.sum()).item())
 
     model = network()
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""A dataset of 64 px images, drawn in milliseconds: grey stripes with noise; the defect is a bright square."""
+"""A dataset of 64 px images, drawn in milliseconds: grey stripes; the defect is a bright square."""
 
 from pathlib import Path
 

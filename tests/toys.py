@@ -103,7 +103,9 @@ class DividesBySpread(ToyPixels):
 
     def fit(self, dataset: AnomalyDataset) -> "DividesBySpread":
         images = dataset.images()
-        self.mean = images.mean(dim=(0, 2, 3)).view(1, 3, 1, 1) / images.std(dim=0, correction=0).amax().clamp(max=1)
+        self.mean = images.mean(dim=(0, 2, 3)).view(1, 3, 1, 1) / images.std(
+            dim=0, correction=0
+        ).amax().clamp(max=1)
         return self
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -79,14 +79,18 @@ class AnomalyDataset(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Item:
+        return self._transformed(self._read(index))
+
+    def _read(self, index: int) -> Item:
         sample = self.samples[index]
         image = load_image(sample.path, self.size)
         mask = load_mask(sample.masks, sample.path, self.size)
         if mask is None:
             mask = torch.zeros(image.shape[-2:], dtype=torch.bool)
-        if self.transform is not None:
-            image = self.transform(image)
         return Item(image, sample.label, mask, sample.kind, sample.path)
+
+    def _transformed(self, item: Item) -> Item:
+        return item if self.transform is None else replace(item, image=self.transform(item.image))
 
     @property
     def labels(self) -> torch.Tensor:
@@ -122,11 +126,12 @@ class AnomalyDataset(Dataset):
         order = torch.randperm(len(self), generator=generator).tolist() if shuffle else list(range(len(self)))
         chunks = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            pending = [pool.submit(self.__getitem__, i) for i in chunks[0]]
+            pending = [pool.submit(self._read, i) for i in chunks[0]]
             for number, chunk in enumerate(chunks):
                 following = chunks[number + 1] if number + 1 < len(chunks) else []
-                ahead = [pool.submit(self.__getitem__, i) for i in following]
-                yield collate([p.result() for p in pending], chunk)
+                ahead = [pool.submit(self._read, i) for i in following]
+                # Random transforms run here, not on the threads, so that a seed repeats them.
+                yield collate([self._transformed(p.result()) for p in pending], chunk)
                 pending = ahead
 
     def images(self) -> torch.Tensor:

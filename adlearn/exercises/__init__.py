@@ -39,9 +39,12 @@ def check(number: str, answer: Any) -> bool:
     An answer of `...` (not tried yet) is only noted. Any other answer without the required properties raises
     `Wrong` with a hint.
     """
+    module = f"{__name__}.nb{number.split('.')[0]}"
     try:
-        importlib.import_module(f"{__name__}.nb{number.split('.')[0]}")
-    except ModuleNotFoundError:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
         raise DataError(f"there are no exercises for notebook {number.split('.')[0]!r}") from None
     if number not in _CHECKS:
         raise DataError(f"no exercise {number!r}; there are {', '.join(sorted(_CHECKS))}")

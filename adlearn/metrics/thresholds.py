@@ -41,7 +41,7 @@ def tail_threshold(normal_scores: ArrayLike, false_alarm_rate: float = 0.01, tai
     Peaks over threshold: beyond a high quantile u, excesses of almost any distribution follow a generalised
     Pareto law (Pickands, 1975; Balkema and de Haan, 1974); the highest `tail` of the scores are fitted by
     maximum likelihood and the fit is read at the rate (Siffer et al., SPOT, KDD 2017, Eq. 1).
-    It extrapolates: an estimate, not a promise. On samples of five known distributions, asked for 0.002, it
+    It extrapolates: an estimate, not a promise. On samples of six known distributions, asked for 0.002, it
     gave on average 2 to 3 times as many false alarms with 20 excesses, 1.2 times with 100. Where there are
     images enough, prefer the quantile.
     Raises DataError when the tail has fewer than 20 different scores or the rate lies outside it.

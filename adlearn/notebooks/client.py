@@ -15,7 +15,8 @@ class Client(NotebookClient):
     """Gives each cell what is left of `timeout` seconds; SIGINT and SIGTERM raise `KeyboardInterrupt`."""
 
     def __init__(self, nb: NotebookNode, timeout: float, **options: Any):
-        super().__init__(nb, timeout_func=self._left, **options)
+        super().__init__(nb, timeout_func=self._left, coalesce_streams=True, **options)
+        self.extra_arguments = ["--log-level=CRITICAL"]  # ipykernel warns about its own transport
         self.deadline = time.monotonic() + timeout
         self.interrupted = False
 

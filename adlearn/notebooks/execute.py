@@ -53,8 +53,6 @@ def execute(
             notebook,
             limit,
             kernel_name="python3",
-            coalesce_streams=True,
-            extra_arguments=["--log-level=CRITICAL"],  # ipykernel warns about its own transport
             on_cell_execute=watch.cell_starts,
             on_cell_executed=watch.cell_ends,
         )

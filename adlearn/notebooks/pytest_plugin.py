@@ -1,11 +1,11 @@
 """What nbmake leaves out: a limit for the whole notebook, "it executed no code", the slowest notebooks."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from ..runtime import dry_run
 from . import executed_cells, read
 from .client import Client
 from .execute import LIMIT, TARGET
@@ -47,9 +47,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if seconds := config.stash[_SECONDS]:
-        dry = os.environ.get("ADLEARN_DRY_RUN", "") not in ("", "0")
         terminalreporter.section("notebooks, slowest first")
-        terminalreporter.write(timing_table(seconds, None if dry else TARGET))
+        terminalreporter.write(timing_table(seconds, None if dry_run() else TARGET))
 
 
 def timing_table(seconds: dict[str, float], target: float | None) -> str:

@@ -75,8 +75,10 @@ def stroke(points: Points, width: float) -> Array:
     return coverage
 
 
-def wander(rng: np.random.Generator, start: tuple[float, float], angle: float, length: float, bend: float):
-    """Points of a line that starts at `start` towards `angle` and turns by about `bend` radians on its way."""
+def wander(
+    rng: np.random.Generator, start: tuple[float, float], angle: float, length: float, bend: float
+) -> Points:
+    """Points of a line that starts at `start` towards `angle` and turns by about `bend` radians."""
     steps = 12
     turns = angle + np.cumsum(rng.normal(0, bend / np.sqrt(steps), steps))
     x = start[0] + np.cumsum(np.cos(turns)) * length / steps

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .canvas import SIZE, Array, Points, X, Y, cover, noise, ragged_disc, rgb, smoothstep, stroke, wander
+from .canvas import SIZE, Points, X, Y, cover, noise, ragged_disc, rgb, smoothstep, stroke, wander
 from .surface import Surface
 
 Point = tuple[float, float]
@@ -89,7 +89,9 @@ class Blot:
             grain = noise(rng, 2.5) + 0.7 * noise(rng, 7)
             share = share * smoothstep(self.speckle - 1.2, self.speckle + 0.6, grain + 1)
         edge = self.rim * np.exp(-((distance / 2.5) ** 2)) * (share > 0)
-        surface.paint(np.clip(share * self.opacity * (1 - self.rim) + edge * self.opacity, 0, 1), rgb(*self.colour))
+        surface.paint(
+            np.clip(share * self.opacity * (1 - self.rim) + edge * self.opacity, 0, 1), rgb(*self.colour)
+        )
         surface.metal *= 1 - self.opacity * share
         surface.gloss += share * self.opacity * (self.gloss - surface.gloss)
         if self.rise:

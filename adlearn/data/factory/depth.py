@@ -17,8 +17,8 @@ from .canvas import SIZE, Array, X, Y, stream
 from .defects import Dent, sized, somewhere
 from .layout import Order, Task, save_png
 from .objects import FLANGE, Flange, flange_chipped, flange_stained, on_face
-from .product import Edit, Product
 from .pictures import changed, photograph
+from .product import Edit, Product
 from .surface import Light
 from .textures import STEEL, Sheet, steel_oil, steel_spatter
 
@@ -32,7 +32,9 @@ _PER_KIND = 8
 
 def _sheet_dent(spec: Sheet, rng: np.random.Generator, ease: float) -> Sheet:
     depth = sized(ease, rng.uniform(1.2, 2.2)) * (1 if rng.random() < 0.7 else -1)
-    return spec.marked(Dent(somewhere(rng, 50), rng.uniform(18, 30), depth, rng.uniform(1, 1.5), rng.uniform(0, 3)))
+    return spec.marked(
+        Dent(somewhere(rng, 50), rng.uniform(18, 30), depth, rng.uniform(1, 1.5), rng.uniform(0, 3))
+    )
 
 
 def _flange_dent(spec: Flange, rng: np.random.Generator, ease: float) -> Flange:

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ..base import Sample
 from .canvas import SIZE, stream
 from .defects import Scuffs, any_seed
 from .layout import Order, Task, save_png
 from .objects import FLANGE
-from .product import Product, Spec
 from .pictures import Picture, compare
+from .product import Product, Spec
 from .surface import Light
 from .textures import STEEL, Sheet
 
@@ -38,7 +39,7 @@ class Levels:
 
 
 def levels(step: int) -> Levels:
-    """The lamp ages steadily; the camera sags from a third of the way; wear sets in at half and accelerates."""
+    """The lamp ages steadily; the camera sags from a third of the way; wear accelerates from half."""
     t = step / (STEPS - 1)
     return Levels(round(t, 4), round(max(0.0, 1.5 * t - 0.5), 4), round(max(0.0, 2 * t - 1) ** 2, 4))
 
@@ -50,7 +51,9 @@ def kind_at(product: Product, step: int, seed: int) -> str:
     return kinds[int(rng.integers(len(kinds)))] if rng.random() < _DEFECT_SHARE else "good"
 
 
-def drift_picture(product: str, step: int, seed: int, difficulty: float, drift: Levels | None = None) -> Picture:
+def drift_picture(
+    product: str, step: int, seed: int, difficulty: float, drift: Levels | None = None
+) -> Picture:
     """Draw one step; `drift` overrides the levels of that step (`Levels(0, 0, 0)` shows it undrifted)."""
     if product not in DRIFT_PRODUCTS:
         raise DataError(f"no drift sequence for {product!r}: choose one of {', '.join(DRIFT_PRODUCTS)}")
@@ -95,6 +98,19 @@ def drift_order(folder: Path, product: str, seed: int, difficulty: float, versio
     manifest = {"version": version, "product": product, "drift": True, "seed": seed, "difficulty": difficulty}
     write = partial(_write, product=product, seed=seed, difficulty=difficulty)
     return Order(folder / product, tasks, write, manifest, partial(_write_table, tasks=tasks))
+
+
+def read_sequence(folder: Path) -> list[Sample]:
+    """The samples of a sequence in the order of time."""
+    with open(folder / SEQUENCE, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [_sample(folder, Path(row["file"]), row["kind"]) for row in rows]
+
+
+def _sample(folder: Path, file: Path, kind: str) -> Sample:
+    if kind == "good":
+        return Sample(folder / file, 0)
+    return Sample(folder / file, 1, kind, (folder / "ground_truth" / kind / f"{file.stem}_mask.png",))
 
 
 def _write(folder: Path, task: Task, product: str, seed: int, difficulty: float) -> None:

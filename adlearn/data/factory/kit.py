@@ -13,9 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from .canvas import SIZE, X, Y, Array, Pose, box, cover, noise, rgb, smoothstep, stream, wander, window
+from .canvas import Pose, X, Y, box, cover, noise, rgb, smoothstep, stream, wander, window
 from .defects import Blot, Fibre, Mark, Scratch, any_seed, sized, strength
 from .layout import Order, Task, save_png
 from .objects import STEEL, Bolt, belt, lay_bolt, printed
@@ -78,7 +77,9 @@ def sample_tray(rng: np.random.Generator) -> Tray:
     bolts, washers = CONTENTS[sticker]
     items = [_bolt(rng, pose, slot) for slot in _chosen(rng, _BOLT_SLOTS, bolts)]
     items += [_washer(rng, pose, slot) for slot in _chosen(rng, _WASHER_SLOTS, washers)]
-    centre = pose.at(BATTERY[0] - 128 + rng.normal(0, 1), BATTERY[1] - 128 + rng.normal(0, 5), rng.normal(0, 0.05))
+    centre = pose.at(
+        BATTERY[0] - 128 + rng.normal(0, 1), BATTERY[1] - 128 + rng.normal(0, 5), rng.normal(0, 0.05)
+    )
     return Tray(sticker, pose, (*items, Item("battery", centre)), any_seed(rng))
 
 
@@ -190,7 +191,9 @@ def _outline(*items: Item) -> np.ndarray:
     return surface.part > 0.5
 
 
-def _missing(kind: str, place: tuple[float, float, float, float], tray: Tray, rng: np.random.Generator) -> Anomaly:
+def _missing(
+    kind: str, place: tuple[float, float, float, float], tray: Tray, rng: np.random.Generator
+) -> Anomaly:
     gone = tray.of(kind)[int(rng.integers(len(tray.of(kind))))]
     left = tray.without(gone)
     free = _compartment(place) & ~_outline(*left.of(kind))
@@ -280,7 +283,9 @@ def _scratched_battery(tray: Tray, rng: np.random.Generator, ease: float) -> Tra
 def _leaking_battery(tray: Tray, rng: np.random.Generator, ease: float) -> Tray:
     centre = tray.of("battery")[0].pose.world(rng.choice([-50.0, 50.0]), rng.uniform(-12, 12))
     radius = sized(ease, rng.uniform(8, 14))
-    crust = Blot(centre, radius, (206, 214, 204), strength(ease, 0.8), any_seed(rng), rise=4, softness=3, speckle=1.5)
+    crust = Blot(
+        centre, radius, (206, 214, 204), strength(ease, 0.8), any_seed(rng), rise=4, softness=3, speckle=1.5
+    )
     return replace(tray, marks=(crust,))
 
 
@@ -331,7 +336,7 @@ def defects_config() -> list[dict[str, object]]:
 
 @dataclass(frozen=True)
 class KitPicture:
-    """`image` (H, W, 3) uint8; `name` of the anomaly ("good" if none); `masks`, one (H, W) bool per defect."""
+    """`image` (H, W, 3) uint8; `name` of the anomaly or "good"; `masks`, one (H, W) bool per defect."""
 
     image: np.ndarray
     name: str

@@ -28,7 +28,7 @@ from ...runtime import progress
 
 MANIFEST = "factory.json"
 _CHUNK = 10
-_WORTH_PROCESSES = 60  # fewer pictures are drawn before a second process has started
+_WORTH_PROCESSES = 200  # fewer pictures are drawn before other processes have started
 _STALE_SECONDS = 3600
 _PART = ".part-"
 
@@ -110,9 +110,10 @@ def _install(order: Order, part: Path) -> None:
     (part / MANIFEST).write_text(json.dumps(order.manifest, indent=1), encoding="utf-8")
     part.chmod(0o755)
     if order.folder.exists() and not order.is_drawn():
-        with tempfile.TemporaryDirectory(dir=part.parent, prefix=_PART, ignore_cleanup_errors=True) as old:
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(order.folder, Path(old) / order.folder.name)
+        old = Path(tempfile.mkdtemp(dir=part.parent, prefix=f"{_PART}old-"))
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(order.folder, old / order.folder.name)
+        shutil.rmtree(old, ignore_errors=True)
     with contextlib.suppress(OSError) if order.is_drawn() else contextlib.nullcontext():
         os.rename(part, order.folder)
 

@@ -12,6 +12,7 @@ from .defects import Blot, Fibre, Mark, Scratch, Scuffs, any_seed, sized, streng
 from .product import Product, Spec
 from .surface import Surface
 
+MIDDLE = Pose()
 STEEL = rgb(196, 197, 200)
 
 
@@ -46,7 +47,7 @@ class Bolt(Spec):
     `bend` is how far the tip is bent aside, in pixels; `end` where the shank ends; `roll` how far it has
     rolled about its axis (radians)."""
 
-    pose: Pose = Pose()
+    pose: Pose = MIDDLE
     roll: float = 0.0
     crush: tuple[float, float, float, float] | None = None
     bend: float = 0.0
@@ -160,7 +161,7 @@ class Flange(Spec):
     """A turned flange from above: six bolt holes, raised hub, bore with chamfer. `holes` are their (radius,
     angle) on the part; `bite` is a piece broken off the rim: (angle, radius, depth)."""
 
-    pose: Pose = Pose()
+    pose: Pose = MIDDLE
     holes: tuple[tuple[float, float], ...] = ()
     bite: tuple[float, float] | None = None
 
@@ -202,7 +203,9 @@ def build_flange(spec: Flange) -> Surface:
     height = 13 + 7 * smoothstep(HUB + 2, HUB - 2, radius) - 0.9 * smoothstep(-3, 0, radius - RIM) * 3
     height = height - 3.5 * smoothstep(BORE + 4, BORE, radius) - 2.5 * smoothstep(2.5, 0, holes)
     height = height - 1.2 * np.exp(-(((radius - 90) / 1.3) ** 2)) + 0.10 * rings
-    surface.place(cover(np.maximum(outline, -holes)), height.astype(np.float32), finish, metal=0.35, gloss=0.12)
+    surface.place(
+        cover(np.maximum(outline, -holes)), height.astype(np.float32), finish, metal=0.35, gloss=0.12
+    )
     return surface
 
 
@@ -279,22 +282,23 @@ RESISTORS = ((-74.0, -92.0), (-24.0, -92.0), (66.0, -92.0), (-70.0, 94.0), (28.0
 class Chip(Spec):
     """A small-outline chip soldered on a green board, with five resistors. `leads` holds (u, side, bend) of
     each lead, `resistors` (u, v, angle) of each; `bridges` (u, side) of solder between a lead and the next;
-    `marking` how strong the print is."""
+    `lot` is the number printed on the package."""
 
-    pose: Pose = Pose()
+    pose: Pose = MIDDLE
     leads: tuple[tuple[float, int, float], ...] = ()
     resistors: tuple[tuple[float, float, float], ...] = ()
     bridges: tuple[tuple[float, int], ...] = ()
-    turned: bool = False
-    label: str = "AD74L05"
+    lot: str = ""
 
 
 def sample_chip(rng: np.random.Generator) -> Chip:
     first = -(LEADS - 1) / 2 * LEAD_PITCH
     leads = tuple((first + k * LEAD_PITCH, side, 0.0) for side in (-1, 1) for k in range(LEADS))
-    resistors = tuple((u + rng.normal(0, 0.6), v + rng.normal(0, 0.6), rng.normal(0, 0.02)) for u, v in RESISTORS)
+    resistors = tuple(
+        (u + rng.normal(0, 0.6), v + rng.normal(0, 0.6), rng.normal(0, 0.02)) for u, v in RESISTORS
+    )
     lot = f"{rng.integers(23, 27)}{rng.integers(10, 53)}"
-    return Chip(any_seed(rng), (), pick_pose(rng, 7, 0.07, 0.015), leads, resistors, label=lot)
+    return Chip(any_seed(rng), (), pick_pose(rng, 7, 0.07, 0.015), leads, resistors, lot=lot)
 
 
 def build_chip(spec: Chip) -> Surface:
@@ -382,14 +386,12 @@ def _package(surface: Surface, rng: np.random.Generator, spec: Chip) -> None:
     grain = noise(rng, 1.5)
     height = 20 - 6 * smoothstep(-7, 0, distance) + 0.10 * grain
     colour = rgb(50, 50, 53) * (1 + 0.10 * grain)[..., None]
-    flip = -1 if spec.turned else 1
-    notch = np.hypot(u + flip * BODY_HALF_LENGTH, v) - 9
-    dimple = np.hypot(u + flip * 58, v - flip * 25) - 5
+    notch = np.hypot(u + BODY_HALF_LENGTH, v) - 9
+    dimple = np.hypot(u + 58, v - 25) - 5
     height = height - 2.5 * cover(notch, 2) - 2 * cover(dimple, 2)
     surface.place(cover(distance), height.astype(np.float32), colour, 0.0, 0.06)
-    facing = pose.at(flip * 2, 0, 0 if flip > 0 else np.pi)
-    surface.paint(0.62 * facing.at(0, -11).stamp(printed("AD74L05", 72), 4.0), rgb(190, 190, 186))
-    surface.paint(0.62 * facing.at(0, 13).stamp(printed(spec.label, 60), 4.0), rgb(190, 190, 186))
+    surface.paint(0.62 * pose.at(2, -11).stamp(printed("AD74L05", 72), 4.0), rgb(190, 190, 186))
+    surface.paint(0.62 * pose.at(2, 13).stamp(printed(spec.lot, 60), 4.0), rgb(190, 190, 186))
 
 
 @cache
@@ -436,7 +438,9 @@ def chip_scratched(spec: Chip, rng: np.random.Generator, ease: float) -> Chip:
 def chip_flux(spec: Chip, rng: np.random.Generator, ease: float) -> Chip:
     centre = spec.pose.world(rng.uniform(-80, 80), _either_way(rng) * rng.uniform(55, 90))
     radius, opacity = sized(ease, rng.uniform(6, 12)), strength(ease, 0.3)
-    return spec.marked(Blot(centre, radius, (196, 160, 84), opacity, any_seed(rng), rise=1.5, gloss=0.3, softness=4))
+    return spec.marked(
+        Blot(centre, radius, (196, 160, 84), opacity, any_seed(rng), rise=1.5, gloss=0.3, softness=4)
+    )
 
 
 BOLT = Product(

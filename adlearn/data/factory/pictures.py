@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_closing, binary_fill_holes, label
+from scipy.ndimage import binary_closing, label
 
 from ...errors import DataError
 from .canvas import stream
@@ -30,9 +30,10 @@ def photograph(surface: Surface, light: Light) -> np.ndarray:
     return expose(shade(surface, light), light)
 
 
-def changed(image: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """Where two pictures of one scene differ: a channel by more than `TOLERANCE`, gaps closed, no specks."""
-    difference = np.abs(image.astype(np.int16) - clean).max(axis=2) > TOLERANCE
+def changed(image: np.ndarray, clean: np.ndarray, tolerance: int = TOLERANCE) -> np.ndarray:
+    """Where two pictures (H, W, C) of one scene differ: a channel by more than `tolerance`; small gaps are
+    closed, specks are left out."""
+    difference = np.abs(image.astype(np.int16) - clean).max(axis=2) > tolerance
     closed = binary_closing(np.pad(difference, 2), _CROSS, iterations=2)[2:-2, 2:-2] | difference
     islands, _ = label(closed, structure=_CROSS)
     sizes = np.bincount(islands.ravel())

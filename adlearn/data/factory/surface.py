@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from .canvas import SIZE, Array, Window, X, Y, noise, smoothstep
+from .canvas import SIZE, Array, Window, X, Y, smoothstep
 
 
 @dataclass
@@ -174,9 +174,9 @@ def _lens(image: Array, sigma: float) -> Array:
         widths = [(2, 2) if a == axis else (0, 0) for a in range(3)]
         padded = np.pad(image, widths, mode="edge")
         image = image * taps[0]
-        for reach in (1, 2):
-            for start in (2 - reach, 2 + reach):
-                image += taps[reach] * np.take(padded, range(start, start + SIZE), axis=axis)
+        for start in (0, 1, 3, 4):
+            shifted = slice(start, start + SIZE)
+            image += taps[abs(start - 2)] * (padded[shifted] if axis == 0 else padded[:, shifted])
     return image
 
 

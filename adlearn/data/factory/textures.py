@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .canvas import SIZE, Array, X, Y, noise, ragged_disc, rgb, smoothstep, wander
+from .canvas import SIZE, Array, X, Y, noise, rgb, smoothstep, wander
 from .defects import Blot, Dent, Fibre, Scratch, Scuffs, any_seed, sized, somewhere, strength
 from .product import Product, Spec
 from .surface import Surface
@@ -52,7 +52,9 @@ def build_cloth(spec: Cloth) -> Surface:
     warp_height = 3.2 * _round(across_warp / thick_warp) + 1.3 * parity * crossing[0]
     weft_height = 3.2 * _round(across_weft / thick_weft) - 1.3 * parity * crossing[1]
     for is_warp, yarn, start, end in spec.gaps:
-        inside = (warp == yarn) & (v > start) & (v < end) if is_warp else (weft == yarn) & (u > start) & (u < end)
+        inside = (
+            (warp == yarn) & (v > start) & (v < end) if is_warp else (weft == yarn) & (u > start) & (u < end)
+        )
         target = warp_height if is_warp else weft_height
         target[inside] = -3
 
@@ -192,7 +194,9 @@ def wood_stain(spec: Veneer, rng: np.random.Generator, ease: float) -> Veneer:
 def wood_glue(spec: Veneer, rng: np.random.Generator, ease: float) -> Veneer:
     radius = sized(ease, rng.uniform(7, 15))
     opacity = strength(ease, 0.38)
-    mark = Blot(somewhere(rng), radius, (226, 216, 186), opacity, any_seed(rng), rise=5, gloss=0.7, softness=2)
+    mark = Blot(
+        somewhere(rng), radius, (226, 216, 186), opacity, any_seed(rng), rise=5, gloss=0.7, softness=2
+    )
     return spec.marked(mark)
 
 
@@ -254,7 +258,14 @@ def steel_rust(spec: Sheet, rng: np.random.Generator, ease: float) -> Sheet:
 def steel_oil(spec: Sheet, rng: np.random.Generator, ease: float) -> Sheet:
     radius = sized(ease, rng.uniform(14, 28))
     mark = Blot(
-        somewhere(rng), radius, (78, 70, 52), strength(ease, 0.30), any_seed(rng), gloss=0.1, softness=5, rim=0.4
+        somewhere(rng),
+        radius,
+        (78, 70, 52),
+        strength(ease, 0.30),
+        any_seed(rng),
+        gloss=0.1,
+        softness=5,
+        rim=0.4,
     )
     return spec.marked(mark)
 
@@ -266,7 +277,9 @@ def steel_spatter(spec: Sheet, rng: np.random.Generator, ease: float) -> Sheet:
         centre = (x + rng.normal(0, 26), y + rng.normal(0, 26))
         radius = sized(ease, rng.uniform(1.6, 3.6))
         opacity = strength(ease, 0.6)
-        marks.append(Blot(centre, radius, (70, 66, 64), opacity, any_seed(rng), rise=5, gloss=0.5, softness=1.2))
+        marks.append(
+            Blot(centre, radius, (70, 66, 64), opacity, any_seed(rng), rise=5, gloss=0.5, softness=1.2)
+        )
     return spec.marked(*marks)
 
 

@@ -1,0 +1,71 @@
+import time
+
+import pytest
+import torch
+import toys
+
+from adlearn.detector import Prediction
+from adlearn.features import FeatureExtractor
+from adlearn.measure import PeakMemory, measure, score
+from adlearn.metrics import evaluate
+
+
+def test_metrics_are_those_of_evaluate(tiny):
+    detector = toys.ToyPixels()
+    metrics, prediction = measure(detector, tiny)
+    expected = evaluate(prediction.score, tiny.test.labels, maps=prediction.map, masks=tiny.test.masks())
+    assert {name: metrics[name] for name in expected} == expected
+    assert metrics["image_auroc"] == 1.0 and metrics["pixel_auroc"] > 0.9
+    torch.testing.assert_close(prediction.score, detector.predict(tiny.test.images()).score)
+
+
+def test_costs_are_there_and_positive(tiny):
+    metrics, _ = measure(toys.ToyFeatures(), tiny)
+    assert metrics["fit_seconds"] > 0 and metrics["ms_per_image"] > 0 and metrics["peak_mb"] >= 0
+    assert metrics["model_mb"] > 0
+
+
+def test_model_size_counts_parameters_and_buffers():
+    detector = toys.KeepsGradients()
+    detector.mean = torch.zeros(250_000)
+    assert detector.megabytes == pytest.approx(1.000004)
+
+
+def test_extraction_is_not_part_of_fit_seconds(tiny, own_cache, monkeypatch):
+    seen = []
+    original = FeatureExtractor._compute
+    monkeypatch.setattr(
+        FeatureExtractor, "_compute", lambda self, *a: (seen.append("compute"), original(self, *a))[1]
+    )
+    monkeypatch.setattr(toys.ToyFeatures, "fit", _noting(toys.ToyFeatures.fit, seen))
+    measure(toys.ToyFeatures(), tiny)
+    assert seen == ["compute", "fit", "compute"]
+
+
+def _noting(function, seen):
+    def noted(self, dataset):
+        seen.append("fit")
+        return function(self, dataset)
+
+    return noted
+
+
+def test_maps_count_only_where_there_are_masks(tiny):
+    prediction = toys.ToyPixels().fit(tiny.train).predict_dataset(tiny.test)
+    assert "pixel_auroc" in score(prediction, tiny)
+    assert "pixel_auroc" not in score(Prediction(prediction.score), tiny)
+
+
+def test_peak_memory_sees_what_is_freed_again():
+    with PeakMemory() as peak:
+        block = torch.ones(20_000_000)
+        time.sleep(0.05)
+        del block
+    assert 60 < peak.megabytes < 200
+
+
+def test_peak_memory_stops_watching_after_an_error():
+    peak = PeakMemory()
+    with pytest.raises(ZeroDivisionError), peak:
+        1 / 0  # noqa: B018
+    assert not peak._thread.is_alive()
