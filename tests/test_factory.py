@@ -171,12 +171,12 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from adlearn.data import factory
-factory.draw(Path(sys.argv[1]), products=["bolt"], counts=factory.Counts(3, 1, 2, 1), workers=int(sys.argv[2]))
+factory.draw(Path(sys.argv[1]), products=["bolt"], counts=factory.Counts(3, 1, 2, 1))
 """
 
 
-def start_drawing(folder: Path, workers: int = 1) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(workers)])
+def start_drawing(folder: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)])
 
 
 def test_a_kill_while_drawing_leaves_nothing_under_the_final_name(drawn, tmp_path):
@@ -294,7 +294,10 @@ def test_structural_anomalies_keep_the_rule():
 
 def test_every_anomaly_of_the_kit_has_masks_and_a_saturation_rule():
     names = set()
-    for kind, count in (("logical_anomalies", len(kit.LOGICAL)), ("structural_anomalies", len(kit.STRUCTURAL))):
+    for kind, count in (
+        ("logical_anomalies", len(kit.LOGICAL)),
+        ("structural_anomalies", len(kit.STRUCTURAL)),
+    ):
         for index in range(count):
             drawn = kit.kit_picture(Task("test", kind, index), 0, 1.0)
             assert drawn.masks and all(mask.any() for mask in drawn.masks)
@@ -331,9 +334,12 @@ def test_depth_masks_cover_colour_and_height_and_nothing_else_changes(name, kind
     assert np.array_equal(drawn.points[~drawn.mask], drawn.clean_points[~drawn.mask])
 
 
+COLOUR, POINTS, BOTH = (True, False), (False, True), (True, True)
+
+
 @pytest.mark.parametrize(("name", "kind", "seen"), [
-    ("steel", "dent", (False, True)), ("steel", "oil", (True, False)), ("steel", "spatter", (True, True)),
-    ("flange", "dent", (False, True)), ("flange", "stain", (True, False)), ("flange", "chipped_rim", (True, True)),
+    ("steel", "dent", POINTS), ("steel", "oil", COLOUR), ("steel", "spatter", BOTH),
+    ("flange", "dent", POINTS), ("flange", "stain", COLOUR), ("flange", "chipped_rim", BOTH),
 ])  # fmt: skip
 def test_some_defects_are_in_the_colour_only_and_some_in_the_points_only(name, kind, seen):
     drawn = depth.depth_picture(name, Task("test", kind, 1), 0, 1.0)
@@ -387,5 +393,8 @@ def test_a_sequence_is_read_in_the_order_of_time(tmp_path, monkeypatch):
 def test_every_writer_can_be_sent_to_another_process(tmp_path):
     import pickle
 
-    for make in (partial(factory._order, tmp_path, "bolt", 0, 1.0, FEW), partial(kit.kit_order, tmp_path, 0, 1.0, 1)):
+    for make in (
+        partial(factory._order, tmp_path, "bolt", 0, 1.0, FEW),
+        partial(kit.kit_order, tmp_path, 0, 1.0, 1),
+    ):
         assert pickle.loads(pickle.dumps(make().write))

@@ -36,7 +36,7 @@ def to_planes(planes: Any, count: int, name: str) -> np.ndarray:
 
 
 def to_scores(scores: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) float scores and (N,) bool labels (true = anomalous) of one length, both classes present or not."""
+    """(N,) float scores and (N,) bool labels (true = anomalous) of one length."""
     score, label = to_numpy(scores, "scores"), to_numpy(labels, "labels")
     if score.ndim != 1 or score.shape != label.shape or len(score) == 0:
         raise DataError(f"scores and labels must both be (N,), got {score.shape} and {label.shape}")

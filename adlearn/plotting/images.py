@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from ..errors import DataError
 from .arrays import check_length, to_numpy, to_photos, to_planes
-from .sheet import PHOTO_BUDGET, Sheet, fit_tones, resize_photos, resize_plane
+from .sheet import Sheet, resize_photos, resize_plane
 from .style import FOUND_LINE, HEAT, INK, MASK_LINE, MUTED, styled
 
 HEAT_STEPS = mpl.colormaps[HEAT].resampled(32)
@@ -22,7 +22,7 @@ MOST_SAMPLES = 8
 
 
 class MapLimits(NamedTuple):
-    """The colour scale of one method's maps: `low` and `high` end it, `normal` is marked on its colour bar."""
+    """The colour scale of one method's maps: `low` and `high` end it, `normal` is marked on its bar."""
 
     low: float
     high: float
@@ -37,7 +37,7 @@ def show_images(images: Any, titles: Sequence[str] | None = None, columns: int =
     columns = min(columns, len(photos))
     aspect = photos.shape[1] / photos.shape[2]
     sheet = Sheet(-(-len(photos) // columns), columns, aspect, title=TITLE if titles else 0)
-    for i, photo in enumerate(fit_tones(resize_photos(photos, sheet.cell))):
+    for i, photo in enumerate(resize_photos(photos, sheet.cell)):
         axes = sheet.axes(*divmod(i, columns))
         axes.imshow(photo, interpolation="nearest")
         if titles:
@@ -58,7 +58,9 @@ def map_limits(normal_maps: Any, quantile: float = 0.995, factor: float = 2.0) -
     if normal <= low:  # sparse maps: almost every normal pixel has the same value
         normal = values.max()
     if normal <= low:
-        raise DataError("normal_maps are constant: no scale follows from them; pass limits=(low, high) instead")
+        raise DataError(
+            "normal_maps are constant: no scale follows from them; pass limits=(low, high) instead"
+        )
     return MapLimits(float(low), float(low + factor * (normal - low)), float(normal))
 
 
@@ -75,10 +77,10 @@ def show_maps(
 ) -> Figure:
     """Samples side by side (at most 8); below each other a sample's image, mask, map and overlay.
 
-    Samples are columns because the page is narrow and scrolls: the eye goes straight down from a defect to its
-    map. All maps share the colour scale `limits`, which `map_limits` computes from normal images. The overlay
-    draws the outline of the true mask and, with a `threshold`, of what lies above it. `images` is (N, 3, H, W),
-    `masks` and `maps` are (N, h, w) of any h and w; `scores` (N,) are written above the images.
+    Samples are columns because the page is narrow and scrolls: the eye goes straight down from a defect to
+    its map. All maps share the colour scale `limits`, which `map_limits` computes from normal images. The
+    overlay draws the outline of the true mask and, with a `threshold`, of what lies above it. `images` is
+    (N, 3, H, W), `masks` and `maps` are (N, h, w) of any h and w; `scores` (N,) are written above the images.
     """
     photos = to_photos(images)
     if len(photos) > MOST_SAMPLES:
@@ -93,8 +95,7 @@ def show_maps(
     top, bottom = (TITLE * _lines(headings), 22 if truths is not None or threshold is not None else 0)
     aspect = photos.shape[1] / photos.shape[2]
     sheet = Sheet(len(rows), len(photos), aspect, left=20, right=62, top=top, bottom=bottom)
-    small = fit_tones(resize_photos(photos, sheet.cell), PHOTO_BUDGET // 2)
-    for i, photo in enumerate(small):
+    for i, photo in enumerate(resize_photos(photos, sheet.cell)):
         heat = resize_plane(planes[i], sheet.cell)
         truth = None if truths is None else resize_plane(truths[i], sheet.cell)
         column = [sheet.axes(row, i) for row in range(len(rows))]
@@ -163,7 +164,7 @@ def _colour_bar(
     sheet: Sheet, rows: int, scale: Normalize, normal: float | None, threshold: float | None
 ) -> None:
     """Beside the map and overlay rows, with the normal quantile and the threshold marked."""
-    x, y = sheet.corner(rows - 2, 0)
+    _, y = sheet.corner(rows - 2, 0)
     _, end = sheet.corner(rows - 1, 0)
     axes = sheet.place(sheet.width - 54, y, 10, end + sheet.cell[1] - y)
     bar = sheet.figure.colorbar(ScalarMappable(scale, HEAT_STEPS), cax=axes)

@@ -1,11 +1,4 @@
-"""Grids of photographs whose cells are whole pixels, small enough to be stored in a notebook.
-
-A photograph hardly compresses as PNG: 18 cells of 133 pixels take 240 KB, and a notebook has 1 MB for all its
-outputs. So each photograph is resized once to the cell's pixels and its tones are rounded to the finest steps
-that fit a budget; sensor noise hides the steps.
-"""
-
-import io
+"""Grids of photographs whose cells are whole pixels, so that nothing is resampled twice."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,15 +9,13 @@ from .style import DPI, WIDTH, new_figure
 PAGE = round(WIDTH * DPI)
 GAP = 4
 LARGEST_CELL = 190
-PHOTO_BUDGET = 64 * 1024
-TONES = (64, 48, 32, 24, 16, 12, 8)
 
 
 class Sheet:
     """A figure of `rows` x `columns` cells, placed in pixels; the cells fill the page up to `LARGEST_CELL`.
 
-    `aspect` is a cell's height over its width. `left`, `right`, `top` and `bottom` are margins in pixels; `title`
-    is the space kept above every row.
+    `aspect` is a cell's height over its width. `left`, `right`, `top` and `bottom` are margins in pixels;
+    `title` is the space kept above every row.
     """
 
     def __init__(
@@ -55,9 +46,7 @@ class Sheet:
     def place(self, x: float, y: float, width: float, height: float) -> Axes:
         """Axes on a rectangle in pixels, `x` and `y` from the figure's top left."""
         fraction_up = 1 - (y + height) / self.height
-        return self.figure.add_axes(
-            (x / self.width, fraction_up, width / self.width, height / self.height)
-        )
+        return self.figure.add_axes((x / self.width, fraction_up, width / self.width, height / self.height))
 
     def write(self, x: float, y: float, text: str, **options: object) -> None:
         """Text at a pixel, `x` and `y` from the figure's top left."""
@@ -72,20 +61,3 @@ def resize_photos(photos: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
 def resize_plane(plane: np.ndarray, cell: tuple[int, int]) -> np.ndarray:
     """One (h, w) float map or mask to the cell's (width, height)."""
     return np.asarray(Image.fromarray(plane, mode="F").resize(cell, Image.Resampling.BILINEAR))
-
-
-def fit_tones(photos: np.ndarray, budget: int = PHOTO_BUDGET) -> np.ndarray:
-    """Round the tones of (N, H, W, 3) uint8 to the finest steps with which they take `budget` bytes as PNG."""
-    for tones in TONES:
-        step = 255 / (tones - 1)
-        rounded = (np.round(photos / step) * step).astype(np.uint8)
-        if png_bytes(rounded) <= budget:
-            break
-    return rounded
-
-
-def png_bytes(photos: np.ndarray) -> int:
-    """The size of (N, H, W, 3) uint8 as one PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(list(photos))).save(buffer, "png")
-    return buffer.tell()

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from .png import show_as_compact_png
+
 # Okabe & Ito's colours, told apart with every common form of colour blindness (jfly.uni-koeln.de/color).
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 PURPLE, SKY, BLACK = "#CC79A7", "#56B4E9", "#000000"
@@ -61,16 +63,17 @@ styled = mpl.rc_context(STYLE)
 
 
 def use_style() -> None:
-    """Apply the look to the reader's own figures too, and let Jupyter show a returned `Figure` as a PNG."""
+    """Apply the look to the reader's own figures too, and let Jupyter show figures as small PNGs."""
     import matplotlib.pyplot as plt
 
-    # A Figure that pyplot does not know is shown only once the inline backend has been resolved.
+    # Jupyter's own handling of figures is set up when pyplot resolves its backend; ours goes on top.
     plt.switch_backend(mpl.get_backend())
     plt.rcParams.update(STYLE)
+    show_as_compact_png()
 
 
 def new_figure(height: float, width: float = WIDTH, layout: str = "constrained") -> Figure:
-    """A figure in inches that pyplot does not know: shown once, by being returned; freed with its last name."""
+    """A figure in inches that pyplot does not know: shown once, by being returned, and freed with its name."""
     return Figure(figsize=(width, height), dpi=DPI, layout=layout)
 
 

@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 import types
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * 255
-    Image.fromarray(pixels).save(path, compress_level=1)
+    Image.fromarray(pixels).save(path, compress_level=1, compress_type=zlib.Z_RLE)
 
 
 def fulfil(orders: Sequence[Order], workers: int | None = None) -> None:

@@ -326,7 +326,7 @@ def _board(rng: np.random.Generator, pose: Pose) -> Surface:
     surface = Surface.flat(rgb(26, 92, 58), gloss=0.03)
     weave = np.sin(u * 1.1) * np.sin(v * 1.1)
     surface.albedo *= (1 + 0.05 * weave + 0.05 * noise(rng, 2) + 0.06 * noise(rng, 60))[..., None]
-    lane = np.abs((u / LEAD_PITCH + 0.5) % 1 - 0.5) * LEAD_PITCH  # distance to the nearest lead's axis
+    lane = np.abs(u - np.round(u / LEAD_PITCH) * LEAD_PITCH)  # distance to the nearest lead's axis
     runs = np.maximum(lane - 2.2, np.abs(np.abs(v) - 84) - 28)
     runs = np.maximum(runs, np.abs(u) - LEADS / 2 * LEAD_PITCH)
     tracks = np.minimum(runs, np.abs(np.abs(v) - 112) - 3)
@@ -381,17 +381,18 @@ def _resistor(surface: Surface, pose: Pose, text: str) -> None:
 def _package(surface: Surface, rng: np.random.Generator, spec: Chip) -> None:
     """Black moulded body with chamfered rim, notch, pin-one dimple and laser print."""
     pose = spec.pose
-    u, v = pose.local()
+    where = window(pose.x, pose.y, BODY_HALF_LENGTH + 12)
+    view, (u, v) = surface.through(where), pose.local(where)
     distance = box(u, v, BODY_HALF_LENGTH, BODY_HALF_WIDTH, 3)
-    grain = noise(rng, 1.5)
+    grain = noise(rng, 1.5)[where]
     height = 20 - 6 * smoothstep(-7, 0, distance) + 0.10 * grain
-    colour = rgb(50, 50, 53) * (1 + 0.10 * grain)[..., None]
     notch = np.hypot(u + BODY_HALF_LENGTH, v) - 9
     dimple = np.hypot(u + 58, v - 25) - 5
     height = height - 2.5 * cover(notch, 2) - 2 * cover(dimple, 2)
-    surface.place(cover(distance), height.astype(np.float32), colour, 0.0, 0.06)
-    surface.paint(0.62 * pose.at(2, -11).stamp(printed("AD74L05", 72), 4.0), rgb(190, 190, 186))
-    surface.paint(0.62 * pose.at(2, 13).stamp(printed(spec.lot, 60), 4.0), rgb(190, 190, 186))
+    colour = rgb(50, 50, 53) * (1 + 0.10 * grain)[..., None]
+    view.place(cover(distance), height, colour, 0.0, 0.06)
+    for row, text, size in ((-11, "AD74L05", 72), (13, spec.lot, 60)):
+        view.paint(0.62 * pose.at(2, row).stamp(printed(text, size), 4.0, where), rgb(190, 190, 186))
 
 
 @cache

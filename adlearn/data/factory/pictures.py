@@ -1,9 +1,9 @@
 """One picture at a time: the same scene with and without its defect, and the mask between the two."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.ndimage import binary_closing, label
+from scipy.ndimage import binary_closing, find_objects, label
 
 from ...errors import DataError
 from .canvas import stream
@@ -13,7 +13,7 @@ from .surface import Light, Surface, expose, shade
 
 TOLERANCE = 8  # grey levels: a smaller change of every channel is not part of the defect
 SPECK = 6  # pixels: smaller islands of change are not part of the defect
-_CROSS = np.ones((3, 3), dtype=bool)
+_SQUARE = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,16 @@ def changed(image: np.ndarray, clean: np.ndarray, tolerance: int = TOLERANCE) ->
     """Where two pictures (H, W, C) of one scene differ: a channel by more than `tolerance`; small gaps are
     closed, specks are left out."""
     difference = np.abs(image.astype(np.int16) - clean).max(axis=2) > tolerance
-    closed = binary_closing(np.pad(difference, 2), _CROSS, iterations=2)[2:-2, 2:-2] | difference
-    islands, _ = label(closed, structure=_CROSS)
+    if not difference.any():
+        return difference
+    near = find_objects(difference.astype(np.uint8))[0]  # the rest of the picture is the same: skip it
+    closed = binary_closing(np.pad(difference[near], 2), _SQUARE, iterations=2)[2:-2, 2:-2]
+    islands, _ = label(closed | difference[near], structure=_SQUARE)
     sizes = np.bincount(islands.ravel())
     sizes[0] = 0
-    keep = sizes >= min(SPECK, sizes.max(initial=1))
-    return keep[islands] & (sizes[islands] > 0)
+    mask = np.zeros_like(difference)
+    mask[near] = (sizes >= min(SPECK, sizes.max()))[islands]
+    return mask
 
 
 def picture(product: Product, task: Task, seed: int, difficulty: float) -> Picture:
@@ -66,6 +70,11 @@ def compare(product: Product, spec: Spec, faulty: Spec | None, light: Light) -> 
     clean = photograph(surface, light)
     if faulty is None:
         return Picture(clean, np.zeros(clean.shape[:2], dtype=bool), clean)
-    image = photograph(product.surface(faulty), light)
+    if replace(faulty, marks=spec.marks) == spec:  # the same specimen, more marks on it
+        for mark in faulty.marks[len(spec.marks) :]:
+            mark(surface)
+    else:
+        surface = product.surface(faulty)
+    image = photograph(surface, light)
     mask = changed(image, clean)
     return Picture(np.where(mask[..., None], image, clean), mask, clean)

@@ -37,8 +37,9 @@ def build_cloth(spec: Cloth) -> Surface:
     u = X + spec.angle * Y + spec.phase[0] + 1.6 * noise(rng, 60) + 0.5 * noise(rng, 14)
     v = Y - spec.angle * X + spec.phase[1] + 1.6 * noise(rng, 60) + 0.5 * noise(rng, 14)
     u, v = u + 4 * YARN, v + 4 * YARN
-    warp, weft = (u // YARN).astype(int) % _YARNS, (v // YARN).astype(int) % _YARNS
-    across_warp, across_weft = u / YARN - u // YARN - 0.5, v / YARN - v // YARN - 0.5
+    column, row = np.floor(u / YARN), np.floor(v / YARN)
+    warp, weft = column.astype(int) % _YARNS, row.astype(int) % _YARNS
+    across_warp, across_weft = u / YARN - column - 0.5, v / YARN - row - 0.5
 
     widths = 0.52 + rng.normal(0, 0.025, (2, _YARNS)).astype(np.float32)
     thick_warp, thick_weft = widths[0][warp], widths[1][weft]
