@@ -69,7 +69,7 @@ def test_hosts_are_neither_in_train_nor_among_the_normal_test_cells(bench):
     for sample in (s for s in bench.test.samples if s.label):
         image = np.asarray(Image.open(sample.path))
         outside = np.asarray(Image.open(sample.masks[0])) == 0
-        rows, columns = (index[:200] for index in np.nonzero(outside))
+        rows, columns = (index[::97] for index in np.nonzero(outside))
         assert not (seen[:, rows, columns] == image[rows, columns]).all(axis=1).any()
 
 

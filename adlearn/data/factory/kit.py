@@ -135,9 +135,7 @@ def _lay_sticker(surface: Surface, tray: Tray) -> None:
 
 
 def _lay_bolt(surface: Surface, item: Item, roll: float) -> None:
-    base = surface.height.copy()
     lay_bolt(surface, Bolt(0, pose=item.pose, roll=roll, bend=item.bend), STEEL)
-    surface.height += np.where(surface.height != base, 3, 0)
 
 
 def _lay_washer(surface: Surface, item: Item, roll: float) -> None:
@@ -225,7 +223,6 @@ def _swapped(tray: Tray, rng: np.random.Generator) -> Anomaly:
     others = tray.without(*tray.of("washer"))
     moved_bolt = replace(bolt, pose=replace(bolt.pose, x=198.0, y=washer.pose.y))
     moved_washer = replace(washer, pose=replace(washer.pose, x=bolt.pose.x, y=bolt.pose.y))
-    kept = [w for w in tray.of("washer")[1:] if abs(w.pose.y - washer.pose.y) > 30]
     spare = [slot for slot in _WASHER_SLOTS if abs(slot[1] - washer.pose.y) > 30]
     kept = [_washer(rng, tray.pose, slot) for slot in spare[: len(tray.of("washer")) - 1]]
     swapped = others.without(bolt).plus(moved_washer, moved_bolt, *kept)

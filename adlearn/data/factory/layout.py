@@ -32,6 +32,8 @@ _CHUNK = 10
 _WORTH_PROCESSES = 200  # fewer pictures are drawn before other processes have started
 _STALE_SECONDS = 3600
 _PART = ".part-"
+# glibc would give the arrays of each picture back to the system, and fetch them again: a fifth of the time
+_WORKER_ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _processes(workers: int | None) -> Iterator[Callable[..., Future]]:
     context = multiprocessing.get_context("spawn")  # fork would copy the locks of PyTorch's threads
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
     try:
-        with _no_main_module():
+        with _no_main_module(), _environment(_WORKER_ENVIRONMENT):
             for _ in range(workers):
                 pool.submit(int)  # each starts one process, as none can be idle yet
         yield pool.submit
@@ -166,6 +168,18 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name)
+        os.environ.update({name: before[name] for name in variables if name in before})
 
 
 @contextlib.contextmanager
