@@ -5,7 +5,7 @@ import pandas as pd
 from .errors import DataError
 from .paths import root
 
-COLUMNS = "key name title year venue kind notebook role tier effort core_idea blocks url note".split()
+COLUMNS = ("key", "name", "title", "year", "venue", "kind", "notebook", "role", "core_idea", "url")
 STATUS = {"core": "built step by step", "variation": "a small change to a core method", "later": "not yet"}
 
 

@@ -28,7 +28,7 @@ class Small:
 
 
 # Class name -> how to test it. Every concrete detector of adlearn.methods must be here.
-SMALL: dict[str, Small] = {}
+SMALL: dict[str, Small] = {"PatchGaussian": Small(), "PixelGaussian": Small()}
 
 
 @dataclass(frozen=True)

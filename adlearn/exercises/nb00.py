@@ -25,7 +25,7 @@ def z_scores(answer: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
     constant = answer(torch.ones(5, 8), torch.full((8,), 1.1), 1e-2)
     require(
         torch.allclose(constant, torch.ones(8), rtol=1e-3),
-        "epsilon is added to the variance, under the root: where nothing varies, 0.1 off is 0.1 / sqrt(0.01) = 1",
+        "epsilon belongs to the variance, under the root: where nothing varies, 0.1 off is 0.1 / sqrt(0.01)",
     )
 
 

@@ -34,7 +34,7 @@ def draw_histogram(
 ) -> None:
     """What `score_histogram` shows, on given `axes`."""
     score, anomalous = to_scores(scores, labels)
-    edges = np.linspace(score.min(), score.max() + 1e-9, bins + 1)
+    edges = np.histogram_bin_edges(score, bins)
     for flag, colour, name in ((False, NORMAL, "normal"), (True, ANOMALOUS, "anomalous")):
         values = score[anomalous == flag]
         if len(values):
@@ -59,8 +59,8 @@ def roc_plot(methods: Mapping[str, Scored | Curve], bands: bool = True) -> Figur
 
 
 def pr_plot(methods: Mapping[str, Scored | Curve], bands: bool = True) -> Figure:
-    """Precision-recall curves, otherwise as `roc_plot`."""
-    return _curves(methods, pr_curve, "recall", "precision", bands)
+    """Precision-recall curves in steps, whose area is `aupr`; otherwise as `roc_plot`."""
+    return _curves(methods, pr_curve, "recall", "precision", bands, steps=True)
 
 
 def pro_plot(methods: Mapping[str, Scored | Curve], fpr_limit: float = 0.3) -> Figure:
@@ -113,6 +113,7 @@ def training_curve(losses: Mapping[str, Sequence[float]] | Sequence[float], log:
     for (name, values), style in zip(named.items(), method_styles(list(named)), strict=True):
         axes.plot(range(1, len(values) + 1), values, label=name, **style)
     axes.set(xlabel="epoch", ylabel="loss", yscale="log" if log else "linear")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if "" not in named:
         axes.legend()
     return figure
@@ -126,6 +127,7 @@ def _curves(
     y_name: str,
     bands: bool,
     diagonal: bool = False,
+    steps: bool = False,
 ) -> Figure:
     if not methods:
         raise DataError("no method to draw: pass {name: (scores, labels)}")
@@ -133,9 +135,9 @@ def _curves(
     axes = figure.subplots()
     for (name, scored), style in zip(methods.items(), method_styles(list(methods)), strict=True):
         curve = scored if isinstance(scored, Curve) else curve_of(*scored)
-        axes.plot(curve.x, curve.y, label=name, **style)
+        axes.plot(curve.x, curve.y, label=name, drawstyle="steps-pre" if steps else "default", **style)
         if bands and not isinstance(scored, Curve):
-            low, high = _band(curve_of, *to_scores(*scored))
+            low, high = _band(curve_of, *to_scores(*scored), steps)
             axes.fill_between(_GRID, low, high, color=style["color"], alpha=0.15, linewidth=0)
     if diagonal:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
@@ -145,7 +147,7 @@ def _curves(
 
 
 def _band(
-    curve_of: Callable[[Any, Any], Curve], scores: np.ndarray, anomalous: np.ndarray
+    curve_of: Callable[[Any, Any], Curve], scores: np.ndarray, anomalous: np.ndarray, steps: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pointwise 2.5 and 97.5 percentiles of the curve over resampled images, classes apart."""
     rng = np.random.default_rng(0)
@@ -154,6 +156,9 @@ def _band(
     for _ in range(_BANDS):
         rows = np.concatenate([rng.choice(group, len(group)) for group in groups])
         curve = curve_of(scores[rows], anomalous[rows])
-        heights.append(np.interp(_GRID, curve.x, curve.y))
+        if steps:
+            heights.append(curve.y[np.searchsorted(curve.x, _GRID)])
+        else:
+            heights.append(np.interp(_GRID, curve.x, curve.y))
     low, high = np.quantile(heights, (0.025, 0.975), axis=0)
     return low, high

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from ..errors import DataError
 from .arrays import check_length, to_numpy, to_photos, to_planes
-from .sheet import Sheet, resize_photos, resize_plane
+from .sheet import Sheet, largest_cell, resize_photos, resize_plane
 from .style import FOUND_LINE, HEAT, INK, MASK_LINE, MUTED, styled
 
 HEAT_STEPS = mpl.colormaps[HEAT].resampled(32)
@@ -31,12 +31,13 @@ class MapLimits(NamedTuple):
 
 @styled
 def show_images(images: Any, titles: Sequence[str] | None = None, columns: int = 6) -> Figure:
-    """A contact sheet of `images` (N, 3, H, W) in [0, 1], `columns` in a row."""
+    """A contact sheet of `images` (N, 3, H, W) in [0, 1], `columns` in a row; more images, smaller cells."""
     photos = to_photos(images)
     check_length(titles, len(photos), "titles")
-    columns = min(columns, len(photos))
+    rows, columns = -(-len(photos) // columns), min(columns, len(photos))
     aspect = photos.shape[1] / photos.shape[2]
-    sheet = Sheet(-(-len(photos) // columns), columns, aspect, title=TITLE if titles else 0)
+    largest = largest_cell(len(photos), aspect)
+    sheet = Sheet(rows, columns, aspect, title=TITLE if titles else 0, largest=largest)
     for i, photo in enumerate(resize_photos(photos, sheet.cell)):
         axes = sheet.axes(*divmod(i, columns))
         axes.imshow(photo, interpolation="nearest")
@@ -130,10 +131,12 @@ def draw_overlay(
     threshold: float | None = None,
     opacity: float = 0.65,
 ) -> None:
-    """The map over its photograph, the more opaque the higher; outlines of the mask and of what was found."""
-    steps = HEAT_STEPS.N - 1
+    """The map over its photograph, the more opaque the higher; outlines of the mask and of what was found.
+
+    The lowest fifth of the scale is clear and the highest has the full `opacity`, with steps between.
+    """
     axes.imshow(photo, interpolation="nearest")
-    alpha = opacity * np.round(scale(heat).filled() * steps) / steps
+    alpha = opacity * np.minimum(np.floor(5 * scale(heat).filled()), 4) / 4
     axes.imshow(heat, cmap=HEAT_STEPS, norm=scale, alpha=alpha, interpolation="nearest")
     if truth is not None and np.ptp(truth) > 0:
         axes.contour(truth, levels=[0.5], **MASK_LINE)
@@ -169,9 +172,9 @@ def _colour_bar(
     axes = sheet.place(sheet.width - 54, y, 10, end + sheet.cell[1] - y)
     bar = sheet.figure.colorbar(ScalarMappable(scale, HEAT_STEPS), cax=axes)
     bar.outline.set_visible(False)
-    marks = {scale.vmin: f"{scale.vmin:.2g}", scale.vmax: f"{scale.vmax:.2g}"}
+    marks = {scale.vmin: f"{scale.vmin:.3g}", scale.vmax: f"{scale.vmax:.3g}"}
     if normal is not None:
-        marks[normal] = f"{normal:.2g}\nnormal"
+        marks[normal] = f"{normal:.3g}\nnormal"
         axes.axhline(normal, color="white", linewidth=1.2)
     if threshold is not None and scale.vmin < threshold < scale.vmax:
         axes.axhline(threshold, color=FOUND_LINE["colors"], linewidth=1.6)

@@ -9,6 +9,8 @@ from .style import DPI, WIDTH, new_figure
 PAGE = round(WIDTH * DPI)
 GAP = 4
 LARGEST_CELL = 190
+PHOTO_PIXELS = 180_000
+"""As many pixels of noisy photographs as fit into `compact_png`'s budget with tones enough."""
 
 
 class Sheet:
@@ -51,6 +53,11 @@ class Sheet:
     def write(self, x: float, y: float, text: str, **options: object) -> None:
         """Text at a pixel, `x` and `y` from the figure's top left."""
         self.figure.text(x / self.width, 1 - y / self.height, text, **options)
+
+
+def largest_cell(count: int, aspect: float) -> int:
+    """The widest cell with which `count` photographs stay within `PHOTO_PIXELS`."""
+    return min(LARGEST_CELL, int((PHOTO_PIXELS / (count * aspect)) ** 0.5))
 
 
 def resize_photos(photos: np.ndarray, cell: tuple[int, int]) -> np.ndarray:

@@ -59,7 +59,7 @@ STYLE = {
 
 
 styled = mpl.rc_context(STYLE)
-"""Decorator: the function's figure has this look whatever the reader's own settings are."""
+"""Decorator: the function draws in this look, before `use_style` too."""
 
 
 def use_style() -> None:
@@ -73,7 +73,7 @@ def use_style() -> None:
 
 
 def new_figure(height: float, width: float = WIDTH, layout: str = "constrained") -> Figure:
-    """A figure in inches that pyplot does not know: shown once, by being returned, and freed with its name."""
+    """A figure in inches that pyplot does not know: shown once, by being returned; freed with its name."""
     return Figure(figsize=(width, height), dpi=DPI, layout=layout)
 
 
