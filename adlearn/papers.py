@@ -6,7 +6,7 @@ from .errors import DataError
 from .paths import root
 
 COLUMNS = ("key", "name", "title", "year", "venue", "kind", "notebook", "role", "core_idea", "url")
-STATUS = {"core": "built step by step", "variation": "a small change to a core method", "later": "not yet"}
+ROLES = {"core": "core method", "variation": "variation", "later": "later"}
 
 
 def load() -> pd.DataFrame:
@@ -39,5 +39,5 @@ def family(notebook: str) -> str:
     for row in methods(notebook).itertuples():
         name = f"[{row.name}]({row.url})" if row.url else row.name
         year = "" if pd.isna(row.year) else row.year
-        lines.append(f"| {name} | {year} | {STATUS.get(row.role, '')} | {row.core_idea} |")
+        lines.append(f"| {name} | {year} | {ROLES.get(row.role, '')} | {row.core_idea} |")
     return "\n".join(lines)

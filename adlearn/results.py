@@ -113,9 +113,9 @@ def readme_table() -> str:
     Single products ("factory/gear") are left to the notebooks; their average ("factory") is shown.
     """
     frame = load()
-    frame = frame[~frame["dataset"].str.startswith("factory/")]
-    if frame.empty:
+    if "image_auroc" not in frame:
         return "_No results yet._"
+    frame = frame[frame["image_auroc"].notna() & ~frame["dataset"].str.startswith("factory/")]
     cells = [_cell(row) for row in frame.to_dict("records")]
     wide = frame.assign(cell=cells).pivot_table(
         index=["notebook", "method"], columns="dataset", values="cell", aggfunc="first", sort=False

@@ -9,23 +9,28 @@ from typing import Any, NamedTuple
 
 import ipywidgets
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from .errors import DataError
 from .metrics import quantile_threshold
 from .plotting.arrays import check_length, to_numpy, to_photos, to_planes, to_scores
-from .plotting.images import HEAT_STEPS, MapLimits, _outline_legend, draw_overlay, map_norm, put_title
+from .plotting.curves import draw_histogram
+from .plotting.images import (
+    HEAT_STEPS,
+    MapLimits,
+    draw_colour_bar,
+    draw_outline_legend,
+    draw_overlay,
+    map_norm,
+    put_title,
+)
 from .plotting.png import compact_png
 from .plotting.sheet import GAP, PAGE, Sheet, resize_photos, resize_plane
-from .plotting.style import ANOMALOUS, FAINT, FOUND_LINE, INK, MUTED, NORMAL, styled
+from .plotting.style import FAINT, MUTED, styled
 
 PLACES = 6
 TALLEST_PLACE = 160
 MOST_STEPS = 200
-BINS = 40
 
 
 class Outcomes(NamedTuple):
@@ -63,8 +68,8 @@ def count_outcomes(scores: Any, labels: Any, threshold: float) -> Outcomes:
 def threshold_figure(images: Any, scores: Any, labels: Any, threshold: float) -> Figure:
     """What a threshold costs: the scores' histogram, the counts, and the images behind the errors.
 
-    `images` is (N, 3, H, W) in [0, 1], `scores` and `labels` (1 = anomalous) are (N,). Below the histogram are
-    up to 6 misses, the most nearly found first, and up to 6 false alarms, the loudest first.
+    `images` is (N, 3, H, W) in [0, 1], `scores` and `labels` (1 = anomalous) are (N,). Below the histogram
+    are up to 6 misses, the most nearly found first, and up to 6 false alarms, the loudest first.
     Raises DataError for other shapes and for NaN.
     """
     return _threshold_figure(*_scored_photos(images, scores, labels), threshold)
@@ -79,9 +84,9 @@ def threshold_explorer(
 ) -> ipywidgets.VBox:
     """`threshold_figure` under a slider that starts at `threshold` (by default in the middle of its steps).
 
-    The steps are the scores themselves, since nothing changes between two scores (quantiles of them when there
-    are many); or, with `false_alarm_rates`, the thresholds that `quantile_threshold` derives for these rates
-    from the normal images among those given. For looking only: a threshold to be used in earnest comes
+    The steps are the scores themselves, since nothing changes between two scores (quantiles of them when
+    there are many); or, with `false_alarm_rates`, the thresholds that `quantile_threshold` derives for these
+    rates from the normal images among those given. For looking only: a threshold to be used in earnest comes
     from other images than those it is judged on.
     """
     photos, values, anomalous = _scored_photos(images, scores, labels)
@@ -118,8 +123,8 @@ def map_figure(
 ) -> Figure:
     """One sample large: the image, its map on the colour scale `limits`, and the map over the image.
 
-    `image` is (3, H, W) in [0, 1], `map` and `mask` are (h, w) of any h and w. With a `threshold`, what reaches
-    it is outlined, and a line says how much of the defect (or, without a mask, of the image) that is.
+    `image` is (3, H, W) in [0, 1], `map` and `mask` are (h, w) of any h and w. With a `threshold`, what
+    reaches it is outlined, and a line says how much of the defect (or, without a mask, of the image) that is.
     Raises DataError for other shapes, for NaN and for an opacity outside [0, 1].
     """
     photo = to_photos(to_numpy(image, "image")[None], "image")
@@ -139,8 +144,8 @@ def map_explorer(
 ) -> ipywidgets.VBox:
     """`map_figure` with a choice of sample, a slider for the threshold and one for the overlay's opacity.
 
-    `images` is (N, 3, H, W), `maps` and `masks` are (N, h, w), `titles` name the samples. The slider starts at
-    `threshold`, or else where `limits` marks the normal quantile, or else in the middle of `limits`.
+    `images` is (N, 3, H, W), `maps` and `masks` are (N, h, w), `titles` name the samples. The slider starts
+    at `threshold`, or else where `limits` marks the normal quantile, or else in the middle of `limits`.
     """
     photos = to_photos(images)
     planes = to_planes(maps, len(photos), "maps")
@@ -188,7 +193,7 @@ def _threshold_figure(
     width = min((PAGE + GAP) // PLACES - GAP, round(TALLEST_PLACE / aspect))
     sheet = Sheet(2, PLACES, aspect, right=PAGE + GAP - PLACES * (width + GAP), top=226, title=40)
     _write_outcomes(sheet, outcomes, threshold)
-    _draw_scores(sheet.place(42, 56, PAGE - 44, 134), values, anomalous, threshold)
+    draw_histogram(sheet.place(42, 56, PAGE - 44, 134), values, anomalous, threshold)
     misses, false_alarms = (loudest[which[loudest]] for which in (anomalous & ~alarm, alarm & ~anomalous))
     _draw_row(sheet, 0, "Misses, the most nearly found first", photos, values, misses)
     _draw_row(sheet, 1, "False alarms, the highest scores first", photos, values, false_alarms)
@@ -199,17 +204,6 @@ def _write_outcomes(sheet: Sheet, outcomes: Outcomes, threshold: float) -> None:
     rates = [f"{name} {'–' if np.isnan(rate) else f'{rate:.3f}'}" for name, rate in outcomes.rates.items()]
     sheet.write(0, 2, str(outcomes), va="top", fontsize=10.5, fontweight="bold")
     sheet.write(0, 24, " · ".join([*rates, f"threshold {threshold:.4g}"]), va="top")
-
-
-def _draw_scores(axes: Axes, values: np.ndarray, anomalous: np.ndarray, threshold: float) -> None:
-    edges = np.histogram_bin_edges(values, BINS)
-    for which, name, colour in ((~anomalous, "normal", NORMAL), (anomalous, "anomalous", ANOMALOUS)):
-        label = f"{name} ({which.sum()})"
-        axes.hist(values[which], edges, histtype="stepfilled", color=colour, alpha=0.55, label=label)
-    axes.axvline(threshold, color=INK, linewidth=1.6)
-    axes.set_xlabel("score", labelpad=2)
-    axes.set_ylabel("images", labelpad=4)
-    axes.legend(loc="upper right", borderaxespad=0)
 
 
 def _draw_row(
@@ -256,8 +250,8 @@ def _map_figure(
         put_title(axes, name, sheet.cell[0])
     if threshold is not None:
         sheet.write(0, 2, _coverage(plane, truth, _finite(threshold)), va="top")
-    _colour_bar(sheet, scale, MapLimits(*limits).normal, threshold)
-    _outline_legend(sheet.figure, truth is not None, threshold is not None)
+    draw_colour_bar(sheet, (0, 0), limits, threshold)
+    draw_outline_legend(sheet.figure, truth is not None, threshold is not None)
     return sheet.figure
 
 
@@ -266,25 +260,10 @@ def _coverage(plane: np.ndarray, truth: np.ndarray | None, threshold: float) -> 
     if truth is None:
         return f"at or above {threshold:.4g}: {(plane >= threshold).mean():.1%} of the image"
     found, defect = resize_plane(plane, truth.shape[::-1]) >= threshold, truth > 0.5
-    parts = [(defect, "the defect"), (~defect, "the rest" if defect.any() else "the image, which has no defect")]
+    others = "the rest" if defect.any() else "the image, which has no defect"
+    parts = [(defect, "the defect"), (~defect, others)]
     shares = [f"{found[where].mean():.1%} of {name}" for where, name in parts if where.any()]
     return f"at or above {threshold:.4g}: " + ", ".join(shares)
-
-
-def _colour_bar(sheet: Sheet, scale: Normalize, normal: float | None, threshold: float | None) -> None:
-    """Beside the panels, with the normal quantile and the threshold marked."""
-    _, y = sheet.corner(0, 0)
-    axes = sheet.place(sheet.width - 54, y, 10, sheet.cell[1])
-    bar = sheet.figure.colorbar(ScalarMappable(scale, HEAT_STEPS), cax=axes)
-    bar.outline.set_visible(False)
-    marks = {scale.vmin: f"{scale.vmin:.2g}", scale.vmax: f"{scale.vmax:.2g}"}
-    if normal is not None:
-        marks[normal] = f"{normal:.2g}\nnormal"
-        axes.axhline(normal, color="white", linewidth=1.2)
-    if threshold is not None and scale.vmin < threshold < scale.vmax:
-        axes.axhline(threshold, color=FOUND_LINE["colors"], linewidth=1.6)
-    bar.set_ticks(list(marks), labels=list(marks.values()), fontsize=8.5)
-    axes.tick_params(length=2, pad=2, labelcolor=INK, color=MUTED)
 
 
 def _level_slider(

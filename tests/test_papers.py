@@ -13,14 +13,14 @@ def test_every_method_has_a_key_a_year_a_notebook_and_a_role():
     assert methods["key"].is_unique
     assert methods["year"].notna().all()
     assert methods["notebook"].str.fullmatch(r"\d\d_[a-z_]+").all()
-    assert set(methods["role"]) == set(papers.STATUS)
+    assert set(methods["role"]) == set(papers.ROLES)
     assert (methods["core_idea"] != "").all()
 
 
 def test_a_family_lists_each_of_its_papers_once_oldest_first():
     lines = papers.family("02_gaussian_density").splitlines()
     assert len(lines) == 2 + len(papers.methods("02_gaussian_density")) == 16
-    assert "PaDiM" in "".join(lines) and "built step by step" in "".join(lines)
+    assert "PaDiM" in "".join(lines) and "core method" in "".join(lines)
     years = [int(line.split("|")[2]) for line in lines[2:]]
     assert years == sorted(years)
 

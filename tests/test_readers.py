@@ -536,7 +536,7 @@ def test_every_published_dataset_has_a_card():
 def test_dry_run_cuts_every_split(data_folder, monkeypatch):
     monkeypatch.setenv("ADLEARN_DRY_RUN", "1")
     benchmark = data.load("elpv/mono")
-    assert (len(benchmark.train), len(benchmark.validation)) == (32, 8)
+    assert (len(benchmark.train), len(benchmark.validation)) == (32, 20)
     assert benchmark.test.labels.tolist() == [0] * 8 + [1] * 8
     assert benchmark.extra["defective"].labels.tolist() == [1] * 8
     assert len(benchmark.extra["uncertain"]) == 16

@@ -138,11 +138,11 @@ def _filled(folder: Path) -> bool:
 
 
 def _few_images(benchmark: Benchmark) -> Benchmark:
-    """What a dry run reads: 32 train, 8 validation, and 8 of each label of the other splits."""
+    """What a dry run reads: 32 train, 20 validation, and 8 of each label of the other splits."""
     return Benchmark(
         benchmark.name,
         benchmark.train.take(32),
-        benchmark.validation.take(8),
+        benchmark.validation.take(20),
         _few_of_each(benchmark.test),
         {name: _few_of_each(dataset) for name, dataset in benchmark.extra.items()},
     )

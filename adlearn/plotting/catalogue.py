@@ -15,8 +15,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from ..errors import DataError
-from ..papers import STATUS
-from .style import BLUE, DPI, FAINT, INK, MUTED, WIDTH, new_figure, styled
+from ..papers import ROLES
+from .style import BLUE, DPI, FAINT, MUTED, WIDTH, new_figure, styled
 
 NEEDED = ("name", "title", "year", "kind", "notebook", "role", "core_idea", "url")
 SPELLED = {"14_gan": "GAN", "21_three_d": "3D"}
@@ -28,7 +28,7 @@ FIRST_YEAR = 2018
 # Pixels.
 PAGE = round(WIDTH * DPI)
 HEADER, YEARS = 34, 20
-LABEL = 112
+LABEL = 128
 PAD = 6
 INDENT = 11
 LINE = 13
@@ -95,9 +95,9 @@ def _methods(papers: pd.DataFrame) -> pd.DataFrame:
     methods = papers[papers["kind"] == "method"]
     if methods.empty:
         raise DataError("papers has no row whose kind is 'method': pass adlearn.papers.load()")
-    if len(odd := methods[~methods["role"].isin(list(STATUS))]):
-        raise DataError(f"papers: the role of {odd['name'].tolist()} must be one of {list(STATUS)}")
-    order = methods.assign(rank=methods["role"].map(list(STATUS).index))
+    if len(odd := methods[~methods["role"].isin(list(ROLES))]):
+        raise DataError(f"papers: the role of {odd['name'].tolist()} must be one of {list(ROLES)}")
+    order = methods.assign(rank=methods["role"].map(list(ROLES).index))
     return order.sort_values(["notebook", "rank", "year", "name"], kind="stable")
 
 
@@ -187,7 +187,7 @@ def _draw_legend(axes: Axes, methods: pd.DataFrame, families: int) -> None:
     axes.text(PAD, HEADER / 2, title, va="center", fontsize=10.5, fontweight="bold")
     dots = axes.collections[-len(MARKERS) :]
     counts = methods["role"].value_counts()
-    labels = [f"{STATUS[role]} ({counts.get(role, 0)})" for role in MARKERS]
+    labels = [f"{ROLES[role]} ({counts.get(role, 0)})" for role in MARKERS]
     axes.legend(
         dots, labels, ncols=len(dots), loc="center right", bbox_to_anchor=(axes.get_xlim()[1], HEADER / 2),
         bbox_transform=axes.transData, fontsize=8.5, handletextpad=0.1, columnspacing=1.2, borderaxespad=0,
@@ -197,7 +197,8 @@ def _draw_legend(axes: Axes, methods: pd.DataFrame, families: int) -> None:
 TABLE = """<div id="{id}" data-lm-suppress-shortcuts="true">
 <style>
 #{id} .box {{ max-height: 30em; overflow: auto; border: 1px solid #8886; }}
-#{id} table {{ width: 100%; margin: 0; border-collapse: collapse; }}
+#{id} table {{ width: 100%; margin: 0; border-collapse: collapse; table-layout: auto; }}
+#{id} td:last-child {{ width: 55%; }}
 #{id} th, #{id} td {{ text-align: left; vertical-align: top; white-space: normal; padding: 0.3em 0.6em; }}
 #{id} input {{ width: 18em; margin: 0.5em 0.8em 0.5em 0; padding: 0.3em 0.5em; font: inherit;
   color: inherit; background: transparent; border: 1px solid #888a; border-radius: 3px; }}
@@ -216,7 +217,7 @@ TABLE = """<div id="{id}" data-lm-suppress-shortcuts="true">
   input.placeholder = "filter: patchcore, 2022 flow ...";
   input.setAttribute("aria-label", "filter the methods");
   input.oninput = () => {{
-    const wanted = input.value.toLowerCase().split(/\s+/);
+    const wanted = input.value.toLowerCase().split(/\\s+/);
     rows.forEach((r, i) => r.hidden = !wanted.every(w => words[i].includes(w)));
     summary.textContent = `${{rows.filter(r => !r.hidden).length}} of {count} methods`;
   }};
@@ -233,7 +234,7 @@ def searchable(papers: pd.DataFrame) -> HTML:
     `papers` is `adlearn.papers.load()`. Raises `DataError` when it has no methods.
     """
     methods = _methods(papers)
-    head = "".join(f"<th>{title}</th>" for title in ("name", "year", "family", "here", "idea"))
+    head = "".join(f"<th>{title}</th>" for title in ("name", "year", "family", "role", "idea"))
     body = "\n".join(_table_row(row) for row in methods.itertuples())
     # Named by its content: unlike a random name, it leaves a notebook that is run again unchanged.
     name = "methods-" + blake2b(body.encode(), digest_size=4).hexdigest()
@@ -245,5 +246,5 @@ def _table_row(row: Any) -> str:
     if row.url.startswith(("https://", "http://")):
         name = f'<a href="{escape(row.url)}" title="{escape(row.title)}">{name}</a>'
     year = "" if pd.isna(row.year) else str(row.year)
-    cells = [name, year, escape(family_name(row.notebook)), STATUS[row.role], escape(row.core_idea)]
+    cells = [name, year, escape(family_name(row.notebook)), ROLES[row.role], escape(row.core_idea)]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

@@ -20,37 +20,38 @@ _GRID = np.linspace(0, 1, 201)
 
 @styled
 def score_histogram(scores: Any, labels: Any, threshold: float | None = None, bins: int = 40) -> Figure:
-    """Scores (N,) of normal (label 0) and anomalous (1) images in shared bins, as shares of each class.
+    """Scores (N,) of normal (label 0) and anomalous (1) images in shared bins.
 
     With a `threshold`, the title counts misses and false alarms; an alarm is `score >= threshold`.
     """
     figure = new_figure(2.7)
-    draw_histogram(figure.subplots(), scores, labels, threshold, bins)
+    axes = figure.subplots()
+    draw_histogram(axes, scores, labels, threshold, bins)
+    if threshold is not None:
+        score, anomalous = to_scores(scores, labels)
+        missed = int((score[anomalous] < threshold).sum())
+        alarms = int((score[~anomalous] >= threshold).sum())
+        axes.set_title(
+            f"{missed} of {anomalous.sum()} defects missed, {alarms} of {(~anomalous).sum()} false alarms"
+        )
     return figure
 
 
 def draw_histogram(
     axes: Axes, scores: Any, labels: Any, threshold: float | None = None, bins: int = 40
 ) -> None:
-    """What `score_histogram` shows, on given `axes`."""
+    """Bars of both classes, the threshold as a line, a legend; on given `axes`."""
     score, anomalous = to_scores(scores, labels)
     edges = np.histogram_bin_edges(score, bins)
-    for flag, colour, name in ((False, NORMAL, "normal"), (True, ANOMALOUS, "anomalous")):
-        values = score[anomalous == flag]
-        if len(values):
-            weights = np.full(len(values), 1 / len(values))
-            axes.hist(
-                values, edges, weights=weights, color=colour, alpha=0.6, label=f"{name} ({len(values)})"
-            )
-    axes.set(xlabel="score", ylabel="share of the class")
+    for which, name, colour in ((~anomalous, "normal", NORMAL), (anomalous, "anomalous", ANOMALOUS)):
+        if which.any():
+            label = f"{name} ({which.sum()})"
+            axes.hist(score[which], edges, histtype="stepfilled", color=colour, alpha=0.6, label=label)
     if threshold is not None:
-        missed = int((score[anomalous] < threshold).sum())
-        alarms = int((score[~anomalous] >= threshold).sum())
-        axes.axvline(threshold, color=INK, linewidth=1.2, linestyle="--", label=f"threshold {threshold:.3g}")
-        axes.set_title(
-            f"{missed} of {anomalous.sum()} defects missed, {alarms} of {(~anomalous).sum()} false alarms"
-        )
-    axes.legend()
+        axes.axvline(threshold, color=INK, linewidth=1.4, linestyle="--", label=f"threshold {threshold:.4g}")
+    axes.set_xlabel("score", labelpad=2)
+    axes.set_ylabel("images", labelpad=4)
+    axes.legend(loc="upper right", borderaxespad=0)
 
 
 def roc_plot(methods: Mapping[str, Scored | Curve], bands: bool = True) -> Figure:

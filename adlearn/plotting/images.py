@@ -109,8 +109,8 @@ def show_maps(
         if i == 0:
             for axes, name in zip(column, rows, strict=True):
                 axes.set_ylabel(name, labelpad=4)
-    _colour_bar(sheet, len(rows), scale, MapLimits(*limits).normal, threshold)
-    _outline_legend(sheet.figure, truths is not None, threshold is not None)
+    draw_colour_bar(sheet, (len(rows) - 2, len(rows) - 1), limits, threshold)
+    draw_outline_legend(sheet.figure, truths is not None, threshold is not None)
     return sheet.figure
 
 
@@ -163,13 +163,13 @@ def _lines(headings: list[str]) -> int:
     return max(h.count("\n") + 1 if h else 0 for h in headings)
 
 
-def _colour_bar(
-    sheet: Sheet, rows: int, scale: Normalize, normal: float | None, threshold: float | None
+def draw_colour_bar(
+    sheet: Sheet, rows: tuple[int, int], limits: MapLimits | tuple[float, float], threshold: float | None
 ) -> None:
-    """Beside the map and overlay rows, with the normal quantile and the threshold marked."""
-    _, y = sheet.corner(rows - 2, 0)
-    _, end = sheet.corner(rows - 1, 0)
-    axes = sheet.place(sheet.width - 54, y, 10, end + sheet.cell[1] - y)
+    """Beside the first to the last of `rows`, with the normal quantile and the threshold marked."""
+    scale, normal = map_norm(limits), MapLimits(*limits).normal
+    start, end = (sheet.corner(row, 0)[1] for row in rows)
+    axes = sheet.place(sheet.width - 54, start, 10, end + sheet.cell[1] - start)
     bar = sheet.figure.colorbar(ScalarMappable(scale, HEAT_STEPS), cax=axes)
     bar.outline.set_visible(False)
     marks = {scale.vmin: f"{scale.vmin:.3g}", scale.vmax: f"{scale.vmax:.3g}"}
@@ -182,7 +182,8 @@ def _colour_bar(
     axes.tick_params(length=2, pad=2, labelcolor=INK, color=MUTED)
 
 
-def _outline_legend(figure: Figure, truth: bool, found: bool) -> None:
+def draw_outline_legend(figure: Figure, truth: bool, found: bool) -> None:
+    """Below everything: what the outlines that are drawn mean."""
     lines = []
     if truth:
         lines.append((MASK_LINE, "true mask"))
