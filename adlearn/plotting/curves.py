@@ -46,7 +46,7 @@ def draw_histogram(
     for which, name, colour in ((~anomalous, "normal", NORMAL), (anomalous, "anomalous", ANOMALOUS)):
         if which.any():
             label = f"{name} ({which.sum()})"
-            axes.hist(score[which], edges, histtype="stepfilled", color=colour, alpha=0.6, label=label)
+            axes.hist(score[which], edges, color=colour, alpha=0.6, label=label)
     if threshold is not None:
         axes.axvline(threshold, color=INK, linewidth=1.4, linestyle="--", label=f"threshold {threshold:.4g}")
     axes.set_xlabel("score", labelpad=2)
