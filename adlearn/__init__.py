@@ -4,7 +4,12 @@
 >>> run = adlearn.start("00_start_here")
 """
 
-from .runtime import Run, start
+import os
+
+# Before PyTorch starts its threads: waiting threads that spin made a busy machine ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from .runtime import Run, start  # noqa: E402
 
 __all__ = ["Run", "start"]
 __version__ = "0.1.0"

@@ -26,8 +26,11 @@ from .factory.canvas import stream
 from .factory.layout import Order, Task, fulfil, save_png
 from .factory.pictures import changed
 
-VERSION = 1
+VERSION = 2
 TOLERANCE = 4  # grey levels: a smaller change is not part of the defect
+# Share of a full defect's darkening, drawn log-uniformly: about as hard to find as real defects. The crystal
+# pattern of polycrystalline cells hides what would be plain on monocrystalline ones.
+STRENGTH = {"mono": (0.1, 0.6), "poly": (0.4, 1.0)}
 _NORMALS = 75  # of ELPV's 150 normal test cells; the others get a defect
 _SUPERSAMPLING = 4
 _BORDER = 5  # pixels of frame around a cell
@@ -37,10 +40,12 @@ Points = list[tuple[float, float]]
 Darken = Callable[[Array, np.random.Generator], Array]
 
 
-def implant(cell: np.ndarray, kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def implant(
+    cell: np.ndarray, kind: str, rng: np.random.Generator, strength: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw a defect of `kind` into a normal cell, (H, W) uint8: the new cell, and its mask (H, W) bool.
 
-    Outside the mask the cell is unchanged to the byte. Raises `DataError` for an unknown kind or a cell that
+    `strength` in (0, 1] is the share of the full darkening. Outside the mask the cell is unchanged to the byte. Raises `DataError` for an unknown kind or a cell that
     is not grey 8 bit.
     """
     if kind not in KINDS:
@@ -48,7 +53,8 @@ def implant(cell: np.ndarray, kind: str, rng: np.random.Generator) -> tuple[np.n
     if cell.ndim != 2 or cell.dtype != np.uint8:
         raise DataError(f"a cell must be (H, W) uint8, got {cell.shape} {cell.dtype}")
     light = cell.astype(np.float32)
-    darker = np.clip(light * KINDS[kind](light, rng) + 0.5, 0, 255).astype(np.uint8)
+    left = 1 - strength * (1 - KINDS[kind](light, rng))
+    darker = np.clip(light * left + 0.5, 0, 255).astype(np.uint8)
     mask = changed(darker[..., None], cell[..., None], TOLERANCE)
     return np.where(mask, darker, cell), mask
 
@@ -75,7 +81,8 @@ def benchmark(cell_type: str, size: Size = 224, folder: Path | None = None, seed
 def _write(folder: Path, task: Task, hosts: tuple[Path, ...], cell_type: str, seed: int) -> None:
     cell = np.asarray(Image.open(hosts[task.index]).convert("L"))
     rng = stream(seed, "implanted", cell_type, task.index)
-    image, mask = implant(cell, task.kind, rng)
+    strength = float(np.exp(rng.uniform(*np.log(STRENGTH[cell_type]))))
+    image, mask = implant(cell, task.kind, rng, strength)
     placed = _sample(folder, task)
     save_png(placed.path, image)
     save_png(placed.masks[0], mask)
