@@ -9,7 +9,7 @@ import os
 # Before PyTorch starts its threads: waiting threads that spin made a busy machine ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from .runtime import Run, start  # noqa: E402
+from .runtime import Run, start
 
 __all__ = ["Run", "start"]
 __version__ = "0.1.0"

@@ -45,8 +45,8 @@ def implant(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw a defect of `kind` into a normal cell, (H, W) uint8: the new cell, and its mask (H, W) bool.
 
-    `strength` in (0, 1] is the share of the full darkening. Outside the mask the cell is unchanged to the byte. Raises `DataError` for an unknown kind or a cell that
-    is not grey 8 bit.
+    `strength` in (0, 1] is the share of the full darkening. Outside the mask the cell is unchanged to the
+    byte. Raises `DataError` for an unknown kind or a cell that is not grey 8 bit.
     """
     if kind not in KINDS:
         raise DataError(f"cannot implant {kind!r}: choose one of {', '.join(KINDS)}")
