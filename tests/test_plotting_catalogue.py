@@ -2,7 +2,9 @@
 
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 
 from adlearn import papers
 from adlearn.errors import DataError
@@ -38,13 +40,14 @@ def rows_of(html):
                 rows[-1].append("")
 
         def handle_endtag(self, tag):
-            inside.remove(tag)
+            assert inside.pop() == tag
 
         def handle_data(self, data):
             if "td" in inside:
                 rows[-1][-1] += data
 
     Reader().feed(html)
+    assert not inside
     return [row for row in rows if row]
 
 
@@ -71,6 +74,25 @@ def test_no_text_of_the_timeline_overlaps_another_or_leaves_the_page(figure):
             wide = min(box.x1, against.x1) - max(box.x0, against.x0)
             high = min(box.y1, against.y1) - max(box.y0, against.y0)
             assert min(wide, high) <= 2, f"{name!r} and {other!r}"
+
+
+def test_no_text_of_the_timeline_touches_a_dot(figure):
+    axes = figure.axes[0]
+    centres = np.concatenate([d.get_offsets() for d in axes.collections if d.get_label() in papers.ROLES])
+    x, y = axes.transData.transform(centres).T
+    for text in axes.texts:
+        box = text.get_window_extent()
+        touched = (x + 3 > box.x0) & (x - 3 < box.x1) & (y > box.y0) & (y < box.y1)
+        assert not touched.any(), text.get_text()
+
+
+def test_no_text_of_the_timeline_crosses_the_line_of_a_year(figure):
+    axes = figure.axes[0]
+    lines = next(c for c in axes.collections if isinstance(c, LineCollection))
+    at = axes.transData.transform([segment[0] for segment in lines.get_segments()])[:, 0]
+    for text in axes.texts[:-1]:  # the last is the title, above the lines
+        box = text.get_window_extent()
+        assert not ((at > box.x0) & (at < box.x1)).any(), text.get_text()
 
 
 def test_the_timeline_fits_the_page_and_one_output(figure):

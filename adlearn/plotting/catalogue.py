@@ -28,17 +28,19 @@ FIRST_YEAR = 2018
 # Pixels.
 PAGE = round(WIDTH * DPI)
 HEADER, YEARS = 34, 20
-LABEL = 120
+LABEL, NUMBER = 108, 17
+BAND = 33
 PAD = 6
-INDENT = 11
+INDENT = 6
+GAP = 4
 LINE = 13
 DOT = 9
 # Points and characters.
 NAME_SIZE, LABEL_SIZE = 7.5, 8
-NAME_WRAP, LABEL_WRAP = 14, 18
+NAME_WRAP, LABEL_WRAP = 14, 14
 
 MARKERS = {
-    "core": {"s": 26, "facecolors": BLUE, "edgecolors": BLUE},
+    "core": {"s": 24, "facecolors": BLUE, "edgecolors": BLUE},
     "variation": {"s": 19, "facecolors": "none", "edgecolors": BLUE, "linewidths": 1.1},
     "later": {"s": 12, "facecolors": "#A8B1BA", "edgecolors": "none"},
 }
@@ -78,7 +80,7 @@ def timeline(papers: pd.DataFrame) -> Figure:
     for _, row in methods.groupby("notebook"):
         placed = [p for c, cell in row.groupby("column") for p in _place(cell, edges[c : c + 2], bands[-1])]
         points += placed
-        bands.append(max(_bottom(p) for p in placed) + PAD)
+        bands.append(max(bands[-1] + BAND, *(_bottom(p) + PAD for p in placed)))
     axes = _canvas(edges[-1], bands[-1] + YEARS)
     families = [family_name(n) for n in sorted(methods["notebook"].unique())]
     _draw_grid(axes, bands, edges, families)
@@ -101,8 +103,8 @@ def _methods(papers: pd.DataFrame) -> pd.DataFrame:
     return order.sort_values(["notebook", "rank", "year", "name"], kind="stable")
 
 
-def _wrapped(text: str, characters: int) -> str:
-    return textwrap.fill(text, characters, break_long_words=False, break_on_hyphens=False)
+def _wrapped(name: str) -> str:
+    return textwrap.fill(name, NAME_WRAP, break_long_words=False, break_on_hyphens=False)
 
 
 def _text_width(text: str) -> float:
@@ -116,8 +118,8 @@ def _column_edges(methods: pd.DataFrame) -> np.ndarray:
     """Pixels: the columns fit their longest name and share what the page has left."""
     widths = np.full(methods["column"].max() + 1, 4.0 * DOT)
     for row in methods[methods["role"] == "core"].itertuples():
-        widths[row.column] = max(widths[row.column], _text_width(_wrapped(row.name, NAME_WRAP)))
-    widths += PAD + INDENT
+        widths[row.column] = max(widths[row.column], _text_width(_wrapped(row.name)))
+    widths += PAD + INDENT + GAP
     widths += max(0.0, PAGE - LABEL - widths.sum()) / len(widths)
     return LABEL + np.concatenate([[0.0], widths.cumsum()])
 
@@ -127,7 +129,7 @@ def _place(cell: pd.DataFrame, edges: np.ndarray, top: float) -> list[Point]:
     x, y = edges[0] + PAD, top + PAD + LINE / 2
     points = []
     for name in cell.loc[cell["role"] == "core", "name"]:
-        points.append(Point(x, y, "core", _wrapped(name, NAME_WRAP)))
+        points.append(Point(x, y, "core", _wrapped(name)))
         y = _bottom(points[-1]) + LINE / 2
     others = cell.loc[cell["role"] != "core", "role"]
     per_line = int((edges[1] - edges[0] - PAD) // DOT)
@@ -155,9 +157,9 @@ def _draw_grid(axes: Axes, bands: list[float], edges: np.ndarray, families: list
         if i % 2 == 0:
             axes.axhspan(top, bottom, color="#F3F5F8", linewidth=0, zorder=0)
         number, _, rest = family.partition(" ")
-        style = {"va": "top", "fontsize": LABEL_SIZE, "parse_math": False}
+        style = {"va": "top", "fontsize": LABEL_SIZE, "linespacing": 1.15, "parse_math": False}
         axes.text(PAD, top + PAD, number, color=MUTED, **style)
-        axes.text(PAD + 18, top + PAD, _wrapped(rest, LABEL_WRAP), fontweight="bold", **style)
+        axes.text(PAD + NUMBER, top + PAD, textwrap.fill(rest, LABEL_WRAP), **style)
     axes.vlines(edges[:-1], bands[0], bands[-1], color=FAINT, linewidth=0.6, zorder=0.5)
 
 
@@ -177,8 +179,8 @@ def _draw_points(axes: Axes, points: list[Point]) -> None:
         axes.scatter(*xy.T, label=role, zorder=2, **marker)
     for p in points:
         if p.name:
-            style = {"fontsize": NAME_SIZE, "va": "top", "linespacing": 1.1, "parse_math": False}
-            axes.text(p.x + INDENT - DOT / 2, p.y - LINE / 2 + 1, p.name, **style)
+            style = {"fontsize": NAME_SIZE, "va": "top", "linespacing": 1.2, "parse_math": False}
+            axes.text(p.x + INDENT, p.y - LINE / 2 + 1, p.name, **style)
 
 
 def _draw_legend(axes: Axes, methods: pd.DataFrame, families: int) -> None:
@@ -188,8 +190,9 @@ def _draw_legend(axes: Axes, methods: pd.DataFrame, families: int) -> None:
     dots = axes.collections[-len(MARKERS) :]
     counts = methods["role"].value_counts()
     labels = [f"{ROLES[role]} ({counts.get(role, 0)})" for role in MARKERS]
+    right = axes.get_xlim()[1] - PAD
     axes.legend(
-        dots, labels, ncols=len(dots), loc="center right", bbox_to_anchor=(axes.get_xlim()[1], HEADER / 2),
+        dots, labels, ncols=len(dots), loc="center right", bbox_to_anchor=(right, HEADER / 2),
         bbox_transform=axes.transData, fontsize=8.5, handletextpad=0.1, columnspacing=1.2, borderaxespad=0,
     )  # fmt: skip
 
