@@ -90,7 +90,7 @@ def threshold_explorer(
     from other images than those it is judged on.
     """
     photos, values, anomalous = _scored_photos(images, scores, labels)
-    if false_alarm_rates is None:
+    if not false_alarm_rates:
         steps = _score_steps(values)
     else:
         steps = np.array([quantile_threshold(values[~anomalous], rate) for rate in false_alarm_rates])
@@ -191,7 +191,7 @@ def _threshold_figure(
     loudest = np.argsort(-values, kind="stable")
     aspect = photos.shape[1] / photos.shape[2]
     width = min((PAGE + GAP) // PLACES - GAP, round(TALLEST_PLACE / aspect))
-    sheet = Sheet(2, PLACES, aspect, right=PAGE + GAP - PLACES * (width + GAP), top=226, title=40)
+    sheet = Sheet(2, PLACES, aspect, right=PAGE + GAP - PLACES * (width + GAP), top=234, title=40)
     _write_outcomes(sheet, outcomes, threshold)
     draw_histogram(sheet.place(42, 56, PAGE - 44, 134), values, anomalous, threshold)
     misses, false_alarms = (loudest[which[loudest]] for which in (anomalous & ~alarm, alarm & ~anomalous))
