@@ -146,7 +146,7 @@ def draw_overlay(
 
 def put_title(axes: Axes, text: str, width: int) -> None:
     """A title above a cell, its lines cut to the cell's `width` in pixels."""
-    most = max(4, int(width / 6.4))
+    most = max(4, int(width / 7))
     lines = [line if len(line) <= most else line[: most - 1] + "…" for line in str(text).split("\n")]
     axes.set_title("\n".join(lines), fontsize=9.5, fontweight="normal", pad=3)
 
