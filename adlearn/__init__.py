@@ -6,7 +6,7 @@
 
 import os
 
-# Before PyTorch starts its threads: waiting threads that spin made a busy machine ten times slower.
+# Before PyTorch starts its threads: on a busy machine, waiting threads that spin took up to half of the time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from .runtime import Run, start

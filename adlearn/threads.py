@@ -10,8 +10,9 @@ import torch
 def one_thread() -> Iterator[None]:
     """Run the block on one thread: for `torch.linalg` on batches of small matrices.
 
-    LAPACK calls on 150 x 150 matrices wait for one another when threaded: a Cholesky factorisation of 784
-    of them took 0.2 s on one thread and seconds on two, and one build of MKL returned wrong pivots.
+    LAPACK calls on 150 x 150 matrices wait for one another when threaded: a Cholesky factorisation of 784 of
+    them took 0.1 s on one thread, 0.2 s on two, and seconds on two while other programs ran; there,
+    `torch.linalg.inv` also stopped with wrong pivots.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
