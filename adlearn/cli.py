@@ -64,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         "--check", action="store_true", help="change nothing; fail when a module is out of date"
     )
 
+    copy = _add(commands, "copy", _copy, "copy a method's module and the helpers it needs to another project")
+    copy.add_argument("family", help="a module of adlearn.methods: memory_bank, ...")
+    copy.add_argument("folder", type=Path, help="the other project's folder; gets a package `adlearn`")
+
     outputs = _add(
         commands, "outputs", _outputs, "execute notebooks and refresh their committed outputs and numbers"
     )
@@ -188,6 +192,15 @@ def _export(options: argparse.Namespace) -> int:
         return 0 if modules_agree() else 1
     changed = export()
     print("\n".join(f"adlearn/methods/{name}" for name in changed) or "adlearn/methods is up to date")
+    return 0
+
+
+def _copy(options: argparse.Namespace) -> int:
+    from .copying import copy_method
+
+    files, packages = copy_method(options.family, options.folder)
+    print(*files, sep="\n")
+    print(f"It needs: pip install {' '.join(packages)}")
     return 0
 
 
