@@ -5,7 +5,7 @@ import pandas as pd
 from .errors import DataError
 from .paths import root
 
-COLUMNS = ("key", "name", "title", "year", "venue", "kind", "notebook", "role", "core_idea", "url")
+COLUMNS = ("key", "name", "title", "year", "venue", "kind", "notebook", "role", "built", "core_idea", "url")
 ROLES = {"core": "core method", "variation": "variation", "later": "later"}
 
 
@@ -13,7 +13,8 @@ def load() -> pd.DataFrame:
     """`data/papers.csv`, one row per entry; `year` is a nullable integer, missing text is "".
 
     `kind` is method, dataset, survey or background. `notebook` and `role` say where a method is (or will be)
-    taught and how: core, variation or later. Raises `DataError` when the file is not there or lacks a column.
+    taught and how: core, variation or later; `built` is its class or function there, "" while there is none.
+    Raises `DataError` when the file is not there or lacks a column.
     """
     path = root() / "data" / "papers.csv"
     if not path.is_file():
@@ -39,5 +40,6 @@ def family(notebook: str) -> str:
     for row in methods(notebook).itertuples():
         name = f"[{row.name}]({row.url})" if row.url else row.name
         year = "" if pd.isna(row.year) else row.year
-        lines.append(f"| {name} | {year} | {ROLES.get(row.role, '')} | {row.core_idea} |")
+        here = f"{ROLES[row.role]}: `{row.built}`" if row.built else "not yet"
+        lines.append(f"| {name} | {year} | {here} | {row.core_idea} |")
     return "\n".join(lines)

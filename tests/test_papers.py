@@ -1,5 +1,7 @@
 """The catalogue: complete, consistent, and refused when it is not."""
 
+import importlib
+
 import pandas as pd
 import pytest
 
@@ -17,10 +19,18 @@ def test_every_method_has_a_key_a_year_a_notebook_and_a_role():
     assert (methods["core_idea"] != "").all()
 
 
+def test_what_is_said_to_be_built_is_there_and_counts_as_core_or_variation():
+    built = papers.methods().query("built != ''")
+    for row in built.itertuples():
+        module = importlib.import_module(f"adlearn.methods.{row.notebook[3:]}")
+        assert hasattr(module, row.built), f"{row.key}: {module.__name__} has no {row.built}"
+    assert set(built["role"]) <= {"core", "variation"}
+
+
 def test_a_family_lists_each_of_its_papers_once_oldest_first():
     lines = papers.family("02_gaussian_density").splitlines()
     assert len(lines) == 2 + len(papers.methods("02_gaussian_density")) == 16
-    assert "PaDiM" in "".join(lines) and "core method" in "".join(lines)
+    assert "core method: `PaDiM`" in "".join(lines)
     years = [int(line.split("|")[2]) for line in lines[2:]]
     assert years == sorted(years)
 
