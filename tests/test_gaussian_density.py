@@ -239,7 +239,7 @@ def test_the_autoencoders_loss_runs_as_on_cuda():
 
 OTHER_MODES = [
     ("DFM", {"score": "nll"}),
-    ("FRE", {"kind": "autoencoder", "epochs": 5}),
+    ("FRE", {"kind": "autoencoder", "pooling_kernel_size": 1, "latent_dim": 4}),
     ("MVG", {"pool": False}),
 ]
 
