@@ -5,7 +5,7 @@ __all__ = ['pca', 'coordinates', 'gaussian_nll', 'reconstruction_error', 'window
            'MVG', 'random_dimensions', 'PaDiM', 'scott_kernel', 'kde_log_density', 'anomaly_probability', 'DFKDE',
            'TiedAutoencoder', 'tied', 'error_maps', 'FRE']
 
-# %% notebooks/02_gaussian_density.ipynb #e1a42054
+# %% notebooks/02_gaussian_density.ipynb #ace47149
 import math
 
 import torch
@@ -20,7 +20,7 @@ from adlearn.methods.start_here import PatchGaussian
 from adlearn.training import tensor_batches, train
 from adlearn.weights import DEFAULT_BACKBONE
 
-# %% notebooks/02_gaussian_density.ipynb #63ef5c05
+# %% notebooks/02_gaussian_density.ipynb #96d20f24
 def pca(values: torch.Tensor, keep: float | int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Principal components of `values` (N, D): mean (D,), directions (K, D), deviations along them (K,).
 
@@ -54,7 +54,7 @@ def reconstruction_error(values: torch.Tensor, mean: torch.Tensor, directions: t
     latent = coordinates(values, mean, directions)
     return (values - mean - latent @ directions).square()
 
-# %% notebooks/02_gaussian_density.ipynb #4d12fec7
+# %% notebooks/02_gaussian_density.ipynb #d984c589
 def windows(features: Features, kernel_size: int) -> list[torch.Tensor]:
     """Each layer (B, C, h, w) averaged over windows of `kernel_size`, at most of the whole grid."""
     return [F.avg_pool2d(f, min(kernel_size, *f.shape[-2:])) for f in features.values()]
@@ -64,7 +64,7 @@ def flattened(features: Features, kernel_size: int) -> torch.Tensor:
     """The windows of all layers as one vector for each image: (B, D)."""
     return torch.cat([w.flatten(1) for w in windows(features, kernel_size)], dim=1)
 
-# %% notebooks/02_gaussian_density.ipynb #3bc4d95e
+# %% notebooks/02_gaussian_density.ipynb #16937700
 class DFM(FeatureDetector):
     """Deep feature modelling (Ahuja et al., 2019): PCA of pooled features, scored by one of two measures.
 
@@ -106,7 +106,7 @@ class DFM(FeatureDetector):
             return Prediction(reconstruction_error(values, self.mean, self.directions).sum(dim=1))
         return Prediction(gaussian_nll(coordinates(values, self.mean, self.directions), self.deviations))
 
-# %% notebooks/02_gaussian_density.ipynb #98cb909a
+# %% notebooks/02_gaussian_density.ipynb #53e6f29a
 def ledoit_wolf(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Shrunk covariance (D, D) of `values` (N, D), Eq. (5), and its shrinkage in [0, 1], Eq. (6).
 
@@ -128,7 +128,7 @@ def whitener(covariance: torch.Tensor, floor: float = 1e-6) -> torch.Tensor:
     factor = torch.linalg.cholesky(covariance + floor * identity)
     return torch.linalg.solve_triangular(factor, identity, upper=False)
 
-# %% notebooks/02_gaussian_density.ipynb #1c3c31d2
+# %% notebooks/02_gaussian_density.ipynb #60ff0f8d
 class MVG(FeatureDetector):
     """Multivariate Gaussian (Rippel et al., 2020): one per level on averaged features, shrunk covariances.
 
@@ -160,7 +160,7 @@ class MVG(FeatureDetector):
         levels = white.split([f.shape[1] for f in features.values()], dim=1)
         return Prediction(sum(level.norm(dim=1) for level in levels))
 
-# %% notebooks/02_gaussian_density.ipynb #1c3f874b
+# %% notebooks/02_gaussian_density.ipynb #14f001b3
 def random_dimensions(total: int, count: int, seed: int) -> torch.Tensor:
     """`count` of `total` channel numbers, chosen by `seed`, ascending: (count,)."""
     if not 1 <= count <= total:
@@ -203,7 +203,7 @@ class PaDiM(PatchGaussian):
     def _chosen(self, features: Features) -> Features:
         return {"chosen": aggregate(features, mode="nearest")[:, self.dimensions]}
 
-# %% notebooks/02_gaussian_density.ipynb #8f1cdd9e
+# %% notebooks/02_gaussian_density.ipynb #1f47416a
 def scott_kernel(points: torch.Tensor) -> torch.Tensor:
     """Whitening matrix (K, K) of the kernels that Scott's rule puts on `points` (N, K), Eq. (7)."""
     count, dimension = points.shape
@@ -224,7 +224,7 @@ def anomaly_probability(log_density: torch.Tensor) -> torch.Tensor:
     """anomalib's squashing of log-densities (B,) into (0, 1): 1 / (1 + exp(0.05 (log p - 12)))."""
     return torch.sigmoid(-0.05 * (log_density - 12))
 
-# %% notebooks/02_gaussian_density.ipynb #54e7d753
+# %% notebooks/02_gaussian_density.ipynb #3decb4b1
 class DFKDE(FeatureDetector):
     """Deep feature kernel density estimation (anomalib's baseline): minus the log-density of a Gaussian KDE.
 
@@ -258,7 +258,7 @@ class DFKDE(FeatureDetector):
         latent = coordinates(pooled(features), self.mean, self.directions) / self.longest
         return Prediction(-kde_log_density(latent, self.points, self.whitening))
 
-# %% notebooks/02_gaussian_density.ipynb #78892da5
+# %% notebooks/02_gaussian_density.ipynb #165c6dfc
 class TiedAutoencoder(nn.Module):
     """Linear autoencoder whose decoder is its encoder transposed, Eq. (9)."""
 
@@ -280,14 +280,14 @@ def tied(
     """Reconstruction (B, D) of `values` (B, D) through `weight` (K, D) and back, Eq. (9)."""
     return F.linear(F.linear(values, weight, encoder_bias), weight.T, decoder_bias)
 
-# %% notebooks/02_gaussian_density.ipynb #c0169723
+# %% notebooks/02_gaussian_density.ipynb #f65fae9e
 def error_maps(errors: torch.Tensor, features: Features, kernel_size: int) -> list[torch.Tensor]:
     """Squared errors (B, D) of `flattened` features as maps, Eq. (8): (B, h, w) for each layer."""
     layers = windows(features, kernel_size)
     parts = errors.split([layer[0].numel() for layer in layers], dim=1)
     return [part.view_as(layer).mean(dim=1) for part, layer in zip(parts, layers, strict=True)]
 
-# %% notebooks/02_gaussian_density.ipynb #1e2f81bd
+# %% notebooks/02_gaussian_density.ipynb #765b0d24
 class FRE(FeatureDetector):
     """Feature reconstruction error (Ndiour et al., 2023): a linear subspace, its error as map.
 
