@@ -29,14 +29,17 @@ class FeatureExtractor(nn.Module):
     """A frozen, pretrained timm backbone cut after the last layer asked for.
 
     `layers` are strides (8: the deepest layer at 1/8 of the input size) or timm's module names ("layer2").
-    `forward` maps images (B, 3, H, W) in [0, 1] to {name: (B, C, h, w)}, shallow to deep. Weights never
-    change: no gradients, batch norm always in evaluation mode. Raises `WeightsError` when the backbone's
-    weights can't be had and `DataError` for a layer it does not have.
+    `forward` maps images (B, 3, H, W) in [0, 1] to {name: (B, C, h, w)}, shallow to deep; with `pool`, to the
+    means over all positions, (B, C, 1, 1), whose cache is hundreds of times smaller. Weights never change: no
+    gradients, batch norm always in evaluation mode. Raises `WeightsError` when the backbone's weights can't
+    be had and `DataError` for a layer it does not have.
     """
 
-    def __init__(self, backbone: str = DEFAULT_BACKBONE, layers: Sequence[int | str] = (8, 16)):
+    def __init__(
+        self, backbone: str = DEFAULT_BACKBONE, layers: Sequence[int | str] = (8, 16), pool: bool = False
+    ):
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.pool = backbone, pool
         self.trunk = _trunk(backbone, layers)
         found = self.trunk.feature_info.get_dicts(keys=["module", "num_chs", "reduction"])
         self.layers = tuple(layer["module"] for layer in found)
@@ -56,11 +59,15 @@ class FeatureExtractor(nn.Module):
         inputs = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         chunks = inputs.split(_CPU_CHUNK if inputs.device.type == "cpu" else len(inputs))
         parts = [self.trunk(chunk) for chunk in chunks]
+        if self.pool:
+            parts = [[m.mean(dim=(2, 3), keepdim=True) for m in maps] for maps in parts]
         return {name: torch.cat(maps) for name, *maps in zip(self.layers, *parts, strict=True)}
 
     def fingerprint(self) -> str:
-        """Changes whenever the features would: backbone, weights, layers, normalisation."""
-        digest = hashlib.blake2b(f"{self.backbone} {self.layers} {_VERSION}".encode(), digest_size=12)
+        """Changes whenever the features would: backbone, weights, layers, pooling, normalisation."""
+        pooling = " pooled" if self.pool else ""
+        name = f"{self.backbone} {self.layers} {_VERSION}{pooling}"
+        digest = hashlib.blake2b(name.encode(), digest_size=12)
         for tensor in self.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()

@@ -28,7 +28,15 @@ class Small:
 
 
 # Class name -> how to test it. Every concrete detector of adlearn.methods must be here.
-SMALL: dict[str, Small] = {"PatchGaussian": Small(), "PixelGaussian": Small()}
+SMALL: dict[str, Small] = {
+    "DFKDE": Small(),
+    "DFM": Small(),
+    "FRE": Small(),
+    "MVG": Small({"layers": (8, 16)}),
+    "PaDiM": Small({"num_dimensions": 50}),
+    "PatchGaussian": Small(),
+    "PixelGaussian": Small(),
+}
 
 
 @dataclass(frozen=True)

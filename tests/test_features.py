@@ -313,6 +313,17 @@ def test_aggregate_of_one_layer_is_that_layer():
     assert torch.equal(aggregate({"a": maps}), maps)
 
 
+def test_a_pooling_extractor_gives_the_means_and_keeps_them_in_files_of_their_own(dataset, images):
+    plain, pooling = FeatureExtractor(layers=(8, 16)), FeatureExtractor(layers=(8, 16), pool=True)
+    maps = plain(images)
+    for name, means in pooling(images).items():
+        assert means.shape == (len(images), maps[name].shape[1], 1, 1)
+        torch.testing.assert_close(means[..., 0, 0], maps[name].mean(dim=(2, 3)))
+    assert FeatureStore(pooling, dataset).folder != FeatureStore(plain, dataset).folder
+    before, after = pooling.extract(dataset), pooling.extract(dataset)
+    assert all(torch.equal(before[name], after[name]) for name in pooling.layers)
+
+
 def test_pooled_is_the_mean_over_positions():
     maps = {"a": torch.rand(2, 3, 4, 4), "b": torch.rand(2, 5, 2, 2)}
     expected = torch.cat([F.adaptive_avg_pool2d(m, 1).flatten(1) for m in maps.values()], dim=1)
