@@ -64,9 +64,12 @@ class FeatureExtractor(nn.Module):
         return {name: torch.cat(maps) for name, *maps in zip(self.layers, *parts, strict=True)}
 
     def fingerprint(self) -> str:
-        """Changes whenever the features would: backbone, weights, layers, pooling, normalisation."""
-        pooling = " pooled" if self.pool else ""
-        name = f"{self.backbone} {self.layers} {_VERSION}{pooling}"
+        """Changes whenever a layer's features would: backbone, weights, pooling, normalisation.
+
+        Not with the choice of layers, as long as the deepest one stays: strides (16,) are read from what
+        strides (8, 16) have stored.
+        """
+        name = f"{self.backbone} {_VERSION}{' pooled' if self.pool else ''}"
         digest = hashlib.blake2b(name.encode(), digest_size=12)
         for tensor in self.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -106,16 +109,16 @@ class FeatureStore:
     def __init__(self, extractor: FeatureExtractor, dataset: AnomalyDataset):
         size = "own" if dataset.size is None else str(dataset.size).replace(" ", "")
         self.folder = cache_dir() / "features" / f"{extractor.backbone}-{extractor.fingerprint()}-{size}"
-        self.names = set(extractor.layers)
+        self.names = extractor.layers
         self.paths = [self.folder / f"{_digest(s.path)}.safetensors" for s in dataset.samples]
 
     def read(self, index: int) -> Features | None:
-        """The stored features, or None when there are none or the file is damaged."""
+        """The stored features of the extractor's layers, or None when one is missing or the file damaged."""
         try:
-            features = safetensors.torch.load_file(self.paths[index])
+            with safetensors.safe_open(self.paths[index], "pt") as stored:
+                return {name: stored.get_tensor(name) for name in self.names}
         except (OSError, safetensors.SafetensorError):
             return None
-        return features if set(features) == self.names else None
 
     def write(self, index: int, features: Features) -> None:
         write_bytes(self.paths[index], safetensors.torch.save(features))

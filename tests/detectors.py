@@ -29,13 +29,17 @@ class Small:
 
 # Class name -> how to test it. Every concrete detector of adlearn.methods must be here.
 SMALL: dict[str, Small] = {
+    "AlignedPaDiM": Small({"num_angles": 24}),
     "DFKDE": Small(),
     "DFM": Small(),
     "FRE": Small(),
+    "GCPF": Small({"num_clusters": 3}),
     "MVG": Small({"layers": (8, 16)}),
+    "NPad": Small({"num_centroids": 5}),
     "PaDiM": Small({"num_dimensions": 50}),
     "PatchGaussian": Small(),
     "PixelGaussian": Small(),
+    "SOE": Small({"num_dimensions": 8}),
 }
 
 

@@ -205,6 +205,18 @@ def test_size_layers_backbone_and_weights_have_files_of_their_own(dataset, monke
     assert len(set(variants)) == len(variants)
 
 
+def test_a_choice_of_layers_is_read_from_files_with_more(dataset, own_cache, computed):
+    deep, both = FeatureExtractor(layers=(8,)), FeatureExtractor(layers=(4, 8))
+    deep.extract(dataset)
+    computed.clear()
+    whole = both.extract(dataset)
+    assert sum(computed) == len(dataset), "a file without one of the layers is no use"
+    computed.clear()
+    part = deep.extract(dataset)
+    assert computed == [] and list(part) == list(deep.layers)
+    assert torch.equal(part[deep.layers[0]], whole[deep.layers[0]])
+
+
 def test_the_same_extractor_built_again_finds_the_same_files(dataset):
     assert FeatureExtractor(layers=(8, 4)).fingerprint() == FeatureExtractor(layers=(4, 8)).fingerprint()
 

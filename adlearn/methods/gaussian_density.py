@@ -3,20 +3,27 @@
 # %% auto #0
 __all__ = ['pca', 'coordinates', 'gaussian_nll', 'reconstruction_error', 'windows', 'flattened', 'DFM', 'ledoit_wolf', 'whitener',
            'MVG', 'random_dimensions', 'PaDiM', 'scott_kernel', 'kde_log_density', 'anomaly_probability', 'DFKDE',
-           'TiedAutoencoder', 'tied', 'error_maps', 'FRE']
+           'TiedAutoencoder', 'tied', 'error_maps', 'FRE', 'semi_orthogonal', 'SOE', 'kmeans', 'sample_rows',
+           'cluster_gaussians', 'GCPF', 'neighbourhood_gaussians', 'aligned_distance', 'NPad', 'thumbnails', 'register',
+           'warp', 'inverse', 'AlignedPaDiM', 'log_nfa']
 
 # %% notebooks/02_gaussian_density.ipynb #ace47149
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import stats
+from sklearn.cluster import kmeans_plusplus
 from torch import nn
 
-from adlearn.detector import FeatureDetector, Prediction
+from adlearn.data.base import AnomalyDataset
+from adlearn.detector import Detector, FeatureDetector, Prediction
 from adlearn.errors import DataError
 from adlearn.features import FeatureExtractor, Features, aggregate, pooled
-from adlearn.maps import upsample
-from adlearn.methods.start_here import PatchGaussian
+from adlearn.maps import smooth, upsample
+from adlearn.methods.start_here import PatchGaussian, patches, whitened_distance, whitening
+from adlearn.threads import one_thread
 from adlearn.training import tensor_batches, train
 from adlearn.weights import DEFAULT_BACKBONE
 
@@ -123,10 +130,11 @@ def ledoit_wolf(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def whitener(covariance: torch.Tensor, floor: float = 1e-6) -> torch.Tensor:
-    """W with W' W = inv(`covariance` + `floor` I), (D, D): ||W (x - mean)|| is the distance of Eq. (4)."""
-    identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
-    factor = torch.linalg.cholesky(covariance + floor * identity)
-    return torch.linalg.solve_triangular(factor, identity, upper=False)
+    """W with W' W = inv(`covariance` + `floor` I), (..., D, D); ||W (x - mean)|| is Eq. (4)."""
+    identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+    with one_thread():
+        factor = torch.linalg.cholesky(covariance + floor * identity)
+        return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
 
 # %% notebooks/02_gaussian_density.ipynb #60ff0f8d
 class MVG(FeatureDetector):
@@ -348,3 +356,320 @@ class FRE(FeatureDetector):
         errors = (values - tied(values, self.weight, self.encoder_bias, self.decoder_bias)).square()
         maps = error_maps(errors, features, self.pooling_kernel_size)
         return Prediction(errors.sum(dim=1), sum(upsample(m, size) for m in maps))
+
+# %% notebooks/02_gaussian_density.ipynb #80aad8f6
+def semi_orthogonal(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
+    """A uniformly random matrix W (rows, columns) with W^T W = I, columns <= rows.
+
+    The Q of a Gaussian matrix with the signs that make R's diagonal positive: other signs are not uniform.
+    """
+    if not 1 <= columns <= rows:
+        raise DataError(f"num_dimensions must lie between 1 and {rows}, got {columns}")
+    gaussian = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+    basis, triangle = torch.linalg.qr(gaussian)
+    return (basis * triangle.diagonal().sign()).contiguous()
+
+# %% notebooks/02_gaussian_density.ipynb #fcb48372
+class SOE(PatchGaussian):
+    """PaDiM on `num_dimensions` random orthonormal mixtures of all features instead of single features.
+
+    Kim et al., "Semi-orthogonal embedding for efficient unsupervised anomaly segmentation", 2021: the
+    covariance of the projection is W^T (C + eps I) W. `seed` draws W.
+    """
+
+    def __init__(
+        self,
+        num_dimensions: int = 100,
+        seed: int = 0,
+        backbone: str = DEFAULT_BACKBONE,
+        layers: tuple[int | str, ...] = (8, 16),
+        regularisation: float = 0.01,
+        sigma: float = 4.0,
+    ):
+        super().__init__("full", backbone, layers, regularisation, sigma)
+        del self.config["covariance"]
+        self.config |= {"num_dimensions": num_dimensions, "seed": seed}
+        projection = semi_orthogonal(sum(self.extractor.channels), num_dimensions, seed)
+        self.register_buffer("projection", projection)
+
+    def project(self, features: Features) -> Features:
+        """All layers as one: W^T x at every position, (B, k, h, w)."""
+        stacked = aggregate(features, mode="nearest")
+        return {"projected": torch.einsum("bdhw,dk->bkhw", stacked, self.projection)}
+
+    def fit_features(self, features: Features) -> "SOE":
+        """Learn means (P, k) and whitening matrices (P, k, k)."""
+        super().fit_features(self.project(features))
+        # As it is read back from a file: other strides change the last digits of a product.
+        self.spread = self.spread.contiguous()
+        return self
+
+    def score_features(self, features: Features, size: tuple[int, int]) -> Prediction:
+        """Score features of images that were `size` = (H, W), the size seen in `fit`."""
+        return super().score_features(self.project(features), size)
+
+# %% notebooks/02_gaussian_density.ipynb #124842f8
+def kmeans(points: torch.Tensor, count: int, iterations: int = 10, seed: int = 0) -> torch.Tensor:
+    """Centres (K, D), K <= `count`, of `points` (M, D): Lloyd's iterations from a k-means++ start."""
+    start, _ = kmeans_plusplus(points.cpu().numpy(), min(count, len(points)), random_state=seed)
+    centres = torch.as_tensor(start, device=points.device)
+    for _ in range(iterations):
+        nearest = torch.cdist(points, centres).argmin(dim=1)
+        members = F.one_hot(nearest, len(centres)).to(points.dtype)
+        sizes = members.sum(dim=0)[:, None]
+        centres = torch.where(sizes > 0, members.T @ points / sizes.clamp(min=1), centres)
+    return centres
+
+
+def sample_rows(points: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
+    """At most `count` random rows of `points` (M, D)."""
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
+    return points[order[:count].to(points.device)]
+
+# %% notebooks/02_gaussian_density.ipynb #09b3fade
+def cluster_gaussians(
+    points: torch.Tensor, centres: torch.Tensor, regularisation: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means (K, D) and whitening matrices (K, D, D) of the `points` (M, D) nearest to each of `centres`.
+
+    A centre without points is left out.
+    """
+    nearest = torch.cdist(points, centres).argmin(dim=1)
+    parts = [whitening(points[nearest == k, None], regularisation) for k in nearest.unique()]
+    means, matrices = zip(*parts, strict=True)
+    return torch.cat(means), torch.cat(matrices)
+
+# %% notebooks/02_gaussian_density.ipynb #415915f9
+class GCPF(FeatureDetector):
+    """Gaussian clustering of pretrained features: Mahalanobis distance to the best of K clusters.
+
+    Wan et al., "Industrial image anomaly localization based on Gaussian clustering of pretrained feature",
+    2021. `sample_size` patches place the centres, all shape the Gaussians; layers are averaged. With
+    `density` the best cluster is the most likely one and the score its -2 log density, up to a constant.
+    """
+
+    def __init__(
+        self,
+        num_clusters: int = 10,
+        density: bool = False,
+        backbone: str = DEFAULT_BACKBONE,
+        layers: tuple[int | str, ...] = (8, 16),
+        regularisation: float = 0.01,
+        sigma: float = 4.0,
+        sample_size: int = 10_000,
+    ):
+        own = {"num_clusters": num_clusters, "density": density, "sample_size": sample_size}
+        super().__init__(backbone, layers, regularisation=regularisation, sigma=sigma, **own)
+        for i in range(len(self.extractor.layers)):
+            self.register_buffer(f"mean{i}", torch.empty(0))
+            self.register_buffer(f"spread{i}", torch.empty(0))
+
+    def fit_features(self, features: Features) -> "GCPF":
+        """Learn means (K, D) and whitening matrices (K, D, D) of every layer."""
+        for i, maps in enumerate(features.values()):
+            points = maps.movedim(1, -1).flatten(0, 2)
+            centres = kmeans(sample_rows(points, self.config["sample_size"]), self.config["num_clusters"])
+            gaussians = cluster_gaussians(points, centres, self.config["regularisation"])
+            for name, values in zip((f"mean{i}", f"spread{i}"), gaussians, strict=True):
+                setattr(self, name, values)
+        return self
+
+    def score_features(self, features: Features, size: tuple[int, int]) -> Prediction:
+        """Score features of images that were `size` = (H, W)."""
+        layers = []
+        for i, maps in enumerate(features.values()):
+            mean, spread = getattr(self, f"mean{i}"), getattr(self, f"spread{i}")
+            points = maps.movedim(1, -1).flatten(0, 2)
+            distance = whitened_distance(points[:, None].expand(-1, len(mean), -1), mean, spread)
+            if self.config["density"]:
+                distance = distance.square() - 2 * spread.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+            layers.append(upsample(distance.amin(dim=1).view(len(maps), *maps.shape[-2:]), size))
+        maps = smooth(torch.stack(layers).mean(dim=0), self.config["sigma"])
+        return Prediction(maps.amax(dim=(1, 2)), maps)
+
+# %% notebooks/02_gaussian_density.ipynb #dc7860d0
+def neighbourhood_gaussians(
+    maps: torch.Tensor, window: int, regularisation: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means (P, D) and whitening matrices (P, D, D) of `maps` (N, D, h, w) over windows of positions.
+
+    Each covariance is that of all N * window^2 features (fewer at the border), divided by their number.
+    """
+    n, dims, h, w = maps.shape
+    centre = maps.mean(dim=(0, 2, 3))
+    embedding = (maps.flatten(2).permute(2, 0, 1) - centre).contiguous()
+    moments = embedding.mean(dim=1), (embedding.transpose(1, 2) @ embedding / n).flatten(1)
+    grids = [m.T.unflatten(1, (h, w)) for m in moments]
+    near = [F.avg_pool2d(g, window, 1, window // 2, count_include_pad=False).flatten(1).T for g in grids]
+    covariance = near[1].unflatten(1, (dims, dims)) - near[0][:, :, None] * near[0][:, None]
+    return near[0] + centre, whitener(covariance, regularisation)
+
+# %% notebooks/02_gaussian_density.ipynb #e8a2593d
+def aligned_distance(
+    maps: torch.Tensor, mean: torch.Tensor, matrices: torch.Tensor, window: int
+) -> torch.Tensor:
+    """Distance (B, h, w) of each patch of `maps` (B, D, h, w) to the best Gaussian in its window.
+
+    `mean` (P, D) and `matrices` (P, D, D) are those of `neighbourhood_gaussians`.
+    """
+    h, w = maps.shape[-2:]
+    reach = window // 2
+    padded = F.pad(maps, (reach,) * 4, mode="replicate")
+    best = maps.new_full((len(maps), h, w), torch.inf)
+    for dy in range(window):
+        for dx in range(window):
+            moved = padded[..., dy : dy + h, dx : dx + w].flatten(2).transpose(1, 2).contiguous()
+            distance = whitened_distance(moved, mean, matrices).unflatten(1, (h, w))
+            # Back to where the patch lies; what came from beyond the border is cut off again.
+            back = F.pad(distance, (dx, 2 * reach - dx, dy, 2 * reach - dy), value=torch.inf)
+            best = torch.minimum(best, back[:, reach : reach + h, reach : reach + w])
+    return best
+
+# %% notebooks/02_gaussian_density.ipynb #c017171c
+class NPad(FeatureDetector):
+    """Neighbourhood Gaussians times the distance to the nearest centroid (Jang et al., "N-pad", 2022).
+
+    `window` positions on a side share their features in `fit` and are searched in `predict`; it is odd.
+    `euclid=False` leaves the centroids out of the score.
+    """
+
+    def __init__(
+        self,
+        window: int = 3,
+        euclid: bool = True,
+        num_centroids: int = 100,
+        backbone: str = DEFAULT_BACKBONE,
+        layers: tuple[int | str, ...] = (8, 16),
+        regularisation: float = 0.01,
+        sigma: float = 4.0,
+    ):
+        if window < 1 or window % 2 == 0:
+            raise DataError(f"window must be odd, got {window}")
+        own = {"window": window, "euclid": euclid, "num_centroids": num_centroids}
+        super().__init__(backbone, layers, regularisation=regularisation, sigma=sigma, **own)
+        for name in ("mean", "spread", "centroids"):
+            self.register_buffer(name, torch.empty(0))
+
+    def fit_features(self, features: Features) -> "NPad":
+        """Learn means (P, D), whitening matrices (P, D, D) and centroids (K, D)."""
+        maps = aggregate(features, mode="nearest")
+        window, regularisation = self.config["window"], self.config["regularisation"]
+        self.mean, self.spread = neighbourhood_gaussians(maps, window, regularisation)
+        sample = sample_rows(maps.movedim(1, -1).flatten(0, 2), 10_000)
+        self.centroids = kmeans(sample, self.config["num_centroids"])
+        return self
+
+    def score_features(self, features: Features, size: tuple[int, int]) -> Prediction:
+        """Score features of images that were `size` = (H, W), the size seen in `fit`."""
+        maps = aggregate(features, mode="nearest")
+        if maps[0, 0].numel() != len(self.mean):
+            raise DataError(f"fitted on {len(self.mean)} patches, got {maps[0, 0].numel()}: use one size")
+        distance = aligned_distance(maps, self.mean, self.spread, self.config["window"])
+        if self.config["euclid"]:
+            distance = distance * torch.cdist(maps.movedim(1, -1), self.centroids[None, None]).amin(dim=-1)
+        found = smooth(upsample(distance, size), self.config["sigma"])
+        return Prediction(found.amax(dim=(1, 2)), found)
+
+# %% notebooks/02_gaussian_density.ipynb #4ddbc1ee
+def thumbnails(images: torch.Tensor, side: int = 56) -> torch.Tensor:
+    """Grey `images` (B, 3, H, W) at a small size, each without its mean: (B, side, side)."""
+    grey = images.mean(dim=1, keepdim=True)
+    small = F.interpolate(grey, size=(side, side), mode="bilinear", antialias=True)[:, 0]
+    return small - small.mean(dim=(1, 2), keepdim=True)
+
+# %% notebooks/02_gaussian_density.ipynb #da985d78
+def register(planes: torch.Tensor, template: torch.Tensor, num_angles: int) -> torch.Tensor:
+    """The rigid motions (B, 2, 3) that best bring `planes` (B, s, s) onto `template` (s, s).
+
+    [R | R t] with the rotation (of `num_angles` in a full turn) and cyclic shift t of largest correlation,
+    in the coordinates of `affine_grid`: it says where in the plane each position of the template lies.
+    """
+    side = planes.shape[-1]
+    angles = torch.arange(num_angles, device=planes.device) * (2 * torch.pi / num_angles)
+    turns = torch.stack([angles.cos(), -angles.sin(), angles.sin(), angles.cos()], dim=1).view(-1, 2, 2)
+    grid = F.affine_grid(F.pad(turns, (0, 1)), [num_angles, 1, side, side], align_corners=False)
+    turned = F.grid_sample(planes.expand(num_angles, -1, -1, -1), grid, align_corners=False)
+    spectrum = torch.fft.rfft2(turned) * torch.fft.rfft2(template).conj()
+    correlation = torch.fft.irfft2(spectrum, s=(side, side))
+    best = correlation.transpose(0, 1).flatten(1).argmax(dim=1)
+    pixels = torch.stack([best % side, best // side % side], dim=1)
+    shifts = ((pixels + side // 2) % side - side // 2) * (2 / side)
+    turn = turns[best // side**2]
+    return torch.cat([turn, turn @ shifts[:, :, None]], dim=2)
+
+# %% notebooks/02_gaussian_density.ipynb #799c2b0f
+def warp(planes: torch.Tensor, motions: torch.Tensor) -> torch.Tensor:
+    """`planes` (B, C, S, S) read at the places that `motions` (B, 2, 3) give for each output position."""
+    grid = F.affine_grid(motions, list(planes.shape), align_corners=False)
+    return F.grid_sample(planes, grid, padding_mode="border", align_corners=False)
+
+
+def inverse(motions: torch.Tensor) -> torch.Tensor:
+    """The rigid motions (B, 2, 3) that undo `motions` [R | v]: [R^T | -R^T v]."""
+    back = motions[..., :2].transpose(1, 2)
+    return torch.cat([back, -back @ motions[..., 2:]], dim=2)
+
+# %% notebooks/02_gaussian_density.ipynb #6a91b85f
+class AlignedPaDiM(PatchGaussian):
+    """`PatchGaussian("full")` on images registered to a template; maps are moved back into the image's frame.
+
+    After the idea of "Image alignment-based patch distribution framework" (2024); the registration, an
+    exhaustive search over `num_angles` rotations and all shifts, is ours. Images must be square.
+    """
+
+    # Features of unaligned images, which FeatureDetector would read from the cache, are of no use here.
+    predict_dataset = Detector.predict_dataset
+
+    def __init__(
+        self,
+        num_angles: int = 120,
+        backbone: str = DEFAULT_BACKBONE,
+        layers: tuple[int | str, ...] = (8, 16),
+        regularisation: float = 0.01,
+        sigma: float = 4.0,
+    ):
+        super().__init__("full", backbone, layers, regularisation, sigma)
+        del self.config["covariance"]
+        self.config["num_angles"] = num_angles
+        self.register_buffer("template", torch.empty(0))
+
+    def motions(self, images: torch.Tensor) -> torch.Tensor:
+        """How each of `images` (B, 3, S, S) is registered: (B, 2, 3)."""
+        if images.shape[2] != images.shape[3]:
+            raise DataError(f"images must be square to be turned, got {tuple(images.shape[2:])}")
+        return register(thumbnails(images), self.template, self.config["num_angles"])
+
+    def fit(self, dataset: AnomalyDataset) -> "AlignedPaDiM":
+        """Learn the template, then a Gaussian per position of the aligned images."""
+        batches = [batch.images.to(self.device) for batch in dataset.batches(16)]
+        self.template = thumbnails(batches[0][:1])[0]
+        for _ in range(2):
+            aligned = [warp(images, self.motions(images)) for images in batches]
+            self.template = thumbnails(torch.cat(aligned)).mean(dim=0)
+        parts = [self.extractor(images) for images in aligned]
+        return self.fit_features({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+    @torch.no_grad()
+    def predict(self, images: torch.Tensor) -> Prediction:
+        """Score `images` (B, 3, S, S) of the size seen in `fit`."""
+        self.check(images)
+        motions = self.motions(images)
+        found = self.score_features(self.extractor(warp(images, motions)), tuple(images.shape[-2:]))
+        return Prediction(found.score, warp(found.map[:, None], inverse(motions))[:, 0])
+
+# %% notebooks/02_gaussian_density.ipynb #a905f488
+def log_nfa(distance: torch.Tensor, num_images: int, num_dimensions: int, exact: bool = True) -> torch.Tensor:
+    """log10 of the number of false alarms of each Mahalanobis `distance` (B, P), with P tests per image.
+
+    The covariances come from `num_images` > `num_dimensions` images, without regularisation. `exact` takes
+    Hotelling's law for that, else chi-squared as if they were known. The result is on the CPU, float64.
+    """
+    n, k = num_images, num_dimensions
+    if n <= k:
+        raise DataError(f"a law for {k} dimensions needs more than {k} images, got {n}")
+    squared = distance.double().square().cpu().numpy()
+    if exact:
+        log_tail = stats.f.logsf(squared * n * (n - k) / ((n + 1) * k * (n - 1)), k, n - k)
+    else:
+        log_tail = stats.chi2.logsf(squared, k)
+    return torch.as_tensor(np.log10(distance.shape[1]) + log_tail / np.log(10))
