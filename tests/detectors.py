@@ -28,7 +28,13 @@ class Small:
 
 
 # Class name -> how to test it. Every concrete detector of adlearn.methods must be here.
-SMALL: dict[str, Small] = {"PatchGaussian": Small(), "PixelGaussian": Small()}
+SMALL: dict[str, Small] = {
+    "KNN": Small(),
+    "PatchCore": Small({"coreset_ratio": 0.25}),
+    "PatchGaussian": Small(),
+    "PixelGaussian": Small(),
+    "SPADE": Small({"num_images": 3}),
+}
 
 
 @dataclass(frozen=True)
