@@ -70,7 +70,7 @@ def greedy(answer: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
         far = distances[:, chosen[:step]].amin(dim=1)
         require(
             far[chosen[step]] >= far.max() - 1e-5,
-            f"choice {step} is {far[chosen[step]]:.3f} from the nearest chosen point, another one {far.max():.3f}",
+            f"choice {step} is {far[chosen[step]]:.3f} from those chosen, another one {far.max():.3f}",
         )
 
 

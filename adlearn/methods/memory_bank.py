@@ -5,7 +5,7 @@ __all__ = ['squared_distances', 'nearest_distance', 'nearest', 'neighbor_distanc
            'retrieval_vectors', 'distance_map', 'SPADE', 'central', 'greedy_naive', 'GreedyCoreset', 'greedy_coreset',
            'reweighted_score', 'PatchCore']
 
-# %% notebooks/03_memory_bank.ipynb #b69f434a
+# %% notebooks/03_memory_bank.ipynb #96615ee5
 import math
 
 import torch
@@ -17,7 +17,7 @@ from adlearn.maps import smooth, upsample
 from adlearn.runtime import progress
 from adlearn.weights import DEFAULT_BACKBONE
 
-# %% notebooks/03_memory_bank.ipynb #79974387
+# %% notebooks/03_memory_bank.ipynb #fca937c9
 # EDITOR-REPLACES
 
 
@@ -47,7 +47,7 @@ def nearest_distance(queries: torch.Tensor, memory: torch.Tensor, block: int = 1
         found.append((lowest + rows.square().sum(dim=1)).clamp_(min=0).sqrt())
     return torch.cat(found)
 
-# %% notebooks/03_memory_bank.ipynb #78e7029d
+# %% notebooks/03_memory_bank.ipynb #8536b4ba
 # EDITOR-REPLACES
 
 
@@ -69,7 +69,7 @@ def nearest(
         indices = indices.gather(1, order)
     return best.clamp(min=0).sqrt(), indices
 
-# %% notebooks/03_memory_bank.ipynb #c14f2dbc
+# %% notebooks/03_memory_bank.ipynb #27584702
 def neighbor_distance(queries: torch.Tensor, memory: torch.Tensor, k: int) -> torch.Tensor:
     """Mean distance (Q,) of `queries` (Q, D) to their k nearest rows of `memory` (M, D), to all if M < k."""
     if k == 1:
@@ -83,7 +83,7 @@ def at_least_one(value: int, name: str) -> int:
         raise DataError(f"{name} must be at least 1, got {value}")
     return value
 
-# %% notebooks/03_memory_bank.ipynb #e24aeb97
+# %% notebooks/03_memory_bank.ipynb #0bc21e7f
 class KNN(FeatureDetector):
     """Distance of an image's pooled features to their nearest neighbours among good images.
 
@@ -114,7 +114,7 @@ class KNN(FeatureDetector):
             return Prediction(neighbor_distance(pooled(features), self.memory, self.num_neighbors))
         return Prediction(nearest(pooled(features), self.memory, self.num_neighbors)[0][:, -1])
 
-# %% notebooks/03_memory_bank.ipynb #247cfa98
+# %% notebooks/03_memory_bank.ipynb #b95cedae
 def patch_vectors(features: Features, patch_size: int = 1) -> torch.Tensor:
     """All layers at the finest grid, stacked: (B, h * w, D), positions row by row.
 
@@ -128,7 +128,7 @@ def retrieval_vectors(features: Features) -> torch.Tensor:
     """The deepest layer averaged over all positions: (B, C)."""
     return next(reversed(features.values())).mean(dim=(2, 3))
 
-# %% notebooks/03_memory_bank.ipynb #aaa00d6e
+# %% notebooks/03_memory_bank.ipynb #da37c541
 def distance_map(
     distances: torch.Tensor, features: Features, size: tuple[int, int], sigma: float
 ) -> torch.Tensor:
@@ -136,7 +136,7 @@ def distance_map(
     grid = max((f.shape[-2:] for f in features.values()), key=lambda shape: shape.numel())
     return smooth(upsample(distances.unflatten(1, grid), size), sigma)
 
-# %% notebooks/03_memory_bank.ipynb #c13ecb9a
+# %% notebooks/03_memory_bank.ipynb #38e1f2de
 class SPADE(FeatureDetector):
     """Sub-image anomaly detection with deep pyramid correspondences (Cohen and Hoshen, 2020).
 
@@ -177,7 +177,7 @@ class SPADE(FeatureDetector):
         """Mean distance of `patches` (P, D) to their nearest ones in `images` (K, P, D): (P,)."""
         return neighbor_distance(patches, images.flatten(0, 1), self.num_neighbors)
 
-# %% notebooks/03_memory_bank.ipynb #18474147
+# %% notebooks/03_memory_bank.ipynb #10197cf3
 # EDITOR-REPLACES
 
 
@@ -196,7 +196,7 @@ def greedy_naive(points: torch.Tensor, count: int, start: int | None = None) -> 
         chosen.append(int(distance.argmax()))
     return torch.tensor(chosen, device=points.device)
 
-# %% notebooks/03_memory_bank.ipynb #e94bc71b
+# %% notebooks/03_memory_bank.ipynb #3ac9ec6c
 # EDITOR-REPLACES
 
 
@@ -274,7 +274,7 @@ class GreedyCoreset:
             bound[at] = -math.inf
         self.bound[rows], self.seen[rows] = bound, len(self.indices)
 
-# %% notebooks/03_memory_bank.ipynb #c593b83d
+# %% notebooks/03_memory_bank.ipynb #89a55fcf
 # EDITOR-REPLACES
 
 
@@ -285,7 +285,7 @@ def greedy_coreset(points: torch.Tensor, count: int, start: int | None = None) -
     """
     return GreedyCoreset(points, start).select(count)
 
-# %% notebooks/03_memory_bank.ipynb #b73fb12d
+# %% notebooks/03_memory_bank.ipynb #1ffa177f
 def reweighted_score(
     embedding: torch.Tensor, distances: torch.Tensor, memory: torch.Tensor, num_neighbors: int
 ) -> torch.Tensor:
@@ -305,7 +305,7 @@ def reweighted_score(
     to_support = (patch[:, None] - support).norm(dim=2)
     return (1 - (score - to_support.logsumexp(dim=1)).exp()) * score
 
-# %% notebooks/03_memory_bank.ipynb #f29dad77
+# %% notebooks/03_memory_bank.ipynb #1465f25c
 class PatchCore(FeatureDetector):
     """Towards total recall in industrial anomaly detection (Roth et al., 2022).
 
