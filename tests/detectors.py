@@ -34,12 +34,15 @@ SMALL: dict[str, Small] = {
     "DFM": Small(),
     "FRE": Small(),
     "GCPF": Small({"num_clusters": 3}),
+    "KNN": Small(),
     "MVG": Small({"layers": (8, 16)}),
     "NPad": Small({"num_centroids": 5}),
     "PaDiM": Small({"num_dimensions": 50}),
+    "PatchCore": Small({"coreset_ratio": 0.25}),
     "PatchGaussian": Small(),
     "PixelGaussian": Small(),
     "SOE": Small({"num_dimensions": 8}),
+    "SPADE": Small({"num_images": 3}),
 }
 
 
