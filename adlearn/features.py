@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import safetensors
@@ -127,13 +128,14 @@ class FeatureStore:
 def aggregate(features: Features, patch_size: int = 1, mode: str = "bilinear") -> torch.Tensor:
     """Bring all layers to the largest one's resolution and stack their channels: (B, sum C, h, w).
 
-    `patch_size` > 1 first averages each position with its neighbourhood (PatchCore, Eq. 2); `mode` is the
-    interpolation ("nearest" in PaDiM's code, "bilinear" in PatchCore's).
+    `patch_size` > 1 first averages each position with its neighbourhood (PatchCore, Eq. 2), zeros beyond the
+    border included, as in its authors' code; `mode` is the interpolation ("nearest" in PaDiM's code,
+    "bilinear" in PatchCore's).
     """
     maps = list(features.values())
     if patch_size > 1:
         half = patch_size // 2
-        maps = [F.avg_pool2d(m, patch_size, 1, half, count_include_pad=False) for m in maps]
+        maps = [F.avg_pool2d(m, patch_size, 1, half) for m in maps]
     size = max((m.shape[-2:] for m in maps), key=lambda hw: hw[0] * hw[1])
     return torch.cat([m if m.shape[-2:] == size else _resize(m, size, mode) for m in maps], dim=1)
 
@@ -156,16 +158,23 @@ def _trunk(backbone: str, layers: Sequence[int | str]) -> nn.Module:
     """The backbone without anything behind the last layer asked for; it returns a list of those layers."""
     if not known(backbone):
         return pretrained(backbone)
-    with torch.device("meta"):
-        whole = timm.create_model(backbone)
+    info, transformer = _anatomy(backbone)
     args = {"features_only": True, "feature_cls": "getter"}
-    args["out_indices"] = _find_layers(backbone, whole.feature_info, layers)
-    if isinstance(whole, timm.models.VisionTransformer):
+    args["out_indices"] = _find_layers(backbone, info, layers)
+    if transformer:
         args["dynamic_img_size"] = True
     if dry_run() and not available(backbone):
         # Only sizes matter in a dry run, and nothing of it is recorded.
         return timm.create_model(backbone, pretrained=False, **args)
     return pretrained(backbone, **args)
+
+
+@cache
+def _anatomy(backbone: str) -> tuple[list[dict], bool]:
+    """timm's list of the stages of `backbone`, and whether it is a vision transformer."""
+    with torch.device("meta"):
+        whole = timm.create_model(backbone)
+    return whole.feature_info, isinstance(whole, timm.models.VisionTransformer)
 
 
 def _find_layers(backbone: str, info: list[dict], layers: Sequence[int | str]) -> list[int]:

@@ -50,9 +50,14 @@ def verify(path: Path, sha256: str = _SHA256) -> Path:
 def packaged_state(path: Path | None = None, sha256: str = _SHA256) -> dict[str, torch.Tensor]:
     """EfficientNet-Lite0's weights under timm's parameter names.
 
-    The file holds the same tensors in the same order under another project's names.
+    The file holds the same tensors in the same order under another project's names. The tensors are shared by
+    all callers: copy before changing them.
     """
-    checked = verify(packaged_weights() if path is None else path, sha256)
+    return dict(_renamed(verify(packaged_weights() if path is None else path, sha256)))
+
+
+@cache
+def _renamed(checked: Path) -> dict[str, torch.Tensor]:
     source = torch.load(checked, map_location="cpu", weights_only=True)
     with torch.device("meta"):
         names = list(timm.create_model(DEFAULT_BACKBONE).state_dict())
@@ -82,10 +87,10 @@ def hub_reachable() -> bool:
 
 
 def _fill(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Load into `model`, a part of the network that `state` describes."""
+    """Give `model`, a part of the network that `state` describes, copies of its tensors for its own."""
     # timm's wrapper around a cut network puts "model." before the names.
-    named = {name: state[name.removeprefix("model.")] for name in model.state_dict()}
-    model.load_state_dict(named)
+    named = {name: state[name.removeprefix("model.")].clone() for name in model.state_dict()}
+    model.load_state_dict(named, assign=True)
 
 
 def known(backbone: str) -> bool:
@@ -115,7 +120,9 @@ def pretrained(backbone: str, **model_args: object) -> nn.Module:
             f"{DEFAULT_BACKBONE!r} is installed with adlearn"
         )
     if backbone == DEFAULT_BACKBONE:
-        model = timm.create_model(backbone, pretrained=False, **model_args)
+        # Drawing first weights only to replace them takes most of the time of building a network.
+        with torch.device("meta"):
+            model = timm.create_model(backbone, pretrained=False, **model_args)
         _fill(model, packaged_state())
         return model
     overlay = {} if (local := cached_file(backbone)) is None else {"file": str(local)}

@@ -277,7 +277,7 @@ def test_duplicates_share_a_file(extractor, dataset, own_cache):
 
 
 def windows(array, size):
-    """Mean of the neighbourhood of each position, as far as it lies inside, with loops."""
+    """Mean of the neighbourhood of each position, with zeros beyond the border, with loops."""
     channels, height, width = array.shape
     half = size // 2
     out = np.empty_like(array)
@@ -285,7 +285,7 @@ def windows(array, size):
         for y in range(height):
             for x in range(width):
                 rows = slice(max(0, y - half), y + half + 1)
-                out[c, y, x] = array[c, rows, max(0, x - half) : x + half + 1].mean()
+                out[c, y, x] = array[c, rows, max(0, x - half) : x + half + 1].sum() / size**2
     return out
 
 

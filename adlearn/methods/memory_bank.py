@@ -2,25 +2,34 @@
 
 # %% auto #0
 __all__ = ['squared_distances', 'nearest_distance', 'nearest', 'neighbor_distance', 'at_least_one', 'KNN', 'patch_vectors',
-           'retrieval_vectors', 'distance_map', 'SPADE', 'central', 'greedy_naive', 'GreedyCoreset', 'greedy_coreset',
-           'reweighted_score', 'PatchCore']
+           'retrieval_vectors', 'finest_grid', 'distance_map', 'SPADE', 'central', 'greedy_naive', 'StaleDistances',
+           'GreedyCoreset', 'greedy_coreset', 'reweighted_score', 'PatchCore', 'from_distances', 'some_rows',
+           'principal_axes', 'dictionary_words', 'SelfSimilarity', 'cells', 'from_cells', 'coreset_per_group',
+           'adaptive_bank', 'FAPM', 'local_distance', 'LDKNN', 'neighbourhoods', 'position_histogram', 'classifier',
+           'seeded', 'allowed_distance', 'PNI', 'between_rows', 'pairwise_similarity', 'contextual_similarity',
+           'relaxed_contrastive_loss', 'ReConPatch', 'self_organising_map', 'node_gaussians', 'SOMAD']
 
 # %% notebooks/03_memory_bank.ipynb #96615ee5
+import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from sklearn.cluster import MiniBatchKMeans
+from torch import nn
 
+from adlearn import training
 from adlearn.detector import FeatureDetector, Prediction
 from adlearn.errors import DataError
 from adlearn.features import Features, aggregate, pooled
 from adlearn.maps import smooth, upsample
 from adlearn.runtime import progress
+from adlearn.threads import one_thread
 from adlearn.weights import DEFAULT_BACKBONE
 
 # %% notebooks/03_memory_bank.ipynb #fca937c9
-# EDITOR-REPLACES
-
-
 def squared_distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Of every row of `a` (A, D) to every row of `b` (B, D), as |a|^2 + |b|^2 - 2ab: (A, B).
 
@@ -48,9 +57,6 @@ def nearest_distance(queries: torch.Tensor, memory: torch.Tensor, block: int = 1
     return torch.cat(found)
 
 # %% notebooks/03_memory_bank.ipynb #8536b4ba
-# EDITOR-REPLACES
-
-
 def nearest(
     queries: torch.Tensor, memory: torch.Tensor, k: int = 1, block: int = 4096
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,8 +124,8 @@ class KNN(FeatureDetector):
 def patch_vectors(features: Features, patch_size: int = 1) -> torch.Tensor:
     """All layers at the finest grid, stacked: (B, h * w, D), positions row by row.
 
-    `patch_size` > 1 averages each position with its neighbourhood first (PatchCore, Eq. 2), `bilinear`
-    brings coarse layers to the fine grid.
+    `patch_size` > 1 averages each position with its neighbourhood first (PatchCore, Eq. 2), zeros beyond the
+    border included; coarse layers are brought to the fine grid bilinearly.
     """
     return aggregate(features, patch_size, mode="bilinear").flatten(2).transpose(1, 2).contiguous()
 
@@ -129,12 +135,16 @@ def retrieval_vectors(features: Features) -> torch.Tensor:
     return next(reversed(features.values())).mean(dim=(2, 3))
 
 # %% notebooks/03_memory_bank.ipynb #da37c541
+def finest_grid(features: Features) -> tuple[int, int]:
+    """(h, w) of the layer with the most positions."""
+    return tuple(max((f.shape[-2:] for f in features.values()), key=lambda shape: shape.numel()))
+
+
 def distance_map(
     distances: torch.Tensor, features: Features, size: tuple[int, int], sigma: float
 ) -> torch.Tensor:
     """Distances (B, h * w) on the finest grid of `features`, enlarged to (B, H, W) and smoothed."""
-    grid = max((f.shape[-2:] for f in features.values()), key=lambda shape: shape.numel())
-    return smooth(upsample(distances.unflatten(1, grid), size), sigma)
+    return smooth(upsample(distances.unflatten(1, finest_grid(features)), size), sigma)
 
 # %% notebooks/03_memory_bank.ipynb #38e1f2de
 class SPADE(FeatureDetector):
@@ -178,111 +188,119 @@ class SPADE(FeatureDetector):
         return neighbor_distance(patches, images.flatten(0, 1), self.num_neighbors)
 
 # %% notebooks/03_memory_bank.ipynb #10197cf3
-# EDITOR-REPLACES
-
-
 def central(points: torch.Tensor) -> int:
     """The index of the row of `points` (N, D) nearest to their mean."""
     return int((points - points.mean(dim=0)).square().sum(dim=1).argmin())
 
 
 def greedy_naive(points: torch.Tensor, count: int, start: int | None = None) -> torch.Tensor:
-    """Indices (count,) of a greedy k-center selection from `points` (N, D), with one pass per pick."""
+    """Indices (count,) of the greedy choice from `points` (N, D), Eq. (5): all distances for every pick."""
     chosen = [central(points) if start is None else start]
     distance = points.new_full((len(points),), math.inf)
     while len(chosen) < count:
         distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(dim=1))
-        distance[chosen[-1]] = -math.inf
+        distance[chosen[-1]] = -math.inf  # a point is chosen once, even among copies of itself
         chosen.append(int(distance.argmax()))
     return torch.tensor(chosen, device=points.device)
 
-# %% notebooks/03_memory_bank.ipynb #3ac9ec6c
-# EDITOR-REPLACES
+# %% notebooks/03_memory_bank.ipynb #12266c2d
+class StaleDistances:
+    """Squared distances of `points` (N, D) to the nearest of a growing set of centres, not all up to date.
 
-
-class GreedyCoreset:
-    """Greedy k-center selection (PatchCore, Algorithm 1), the same picks as `greedy_naive`, lazily.
-
-    `bound` (N,) holds each point's squared distance to the first `seen` (N,) of the selected points: never
-    less than its distance to all of them. Only points whose bound is among the largest are brought up to
-    date. `select` can be interrupted, and called again, also for more points: it goes on from `indices`.
+    `bound` (N,) is each point's squared distance to the first `seen` (N,) of the centres, hence never less
+    than that to all of them; for the centres themselves it is -inf. `indices` are the centres in their order.
     """
 
-    block, rows, step = 4096, 512, 512
-
-    def __init__(self, points: torch.Tensor, start: int | None = None):
-        if points.ndim != 2 or len(points) == 0 or not torch.isfinite(points).all():
-            raise DataError(f"points must be finite numbers of shape (N, D), got {tuple(points.shape)}")
+    def __init__(self, points: torch.Tensor):
+        # Around their mean the vectors are short, and |a|^2 + |b|^2 - 2ab loses fewer digits.
         self.points, self.mean = points, points.mean(dim=0)
         self.bound = points.new_full((len(points),), math.inf)
         self.seen = torch.zeros(len(points), dtype=torch.long, device=points.device)
         self.indices: list[int] = []
-        self.centers = points.new_empty(1, points.shape[1])
-        first = central(points) if start is None else start
-        self._append(first, points[first] - self.mean)
-        for rows in torch.arange(len(points), device=points.device).split(self.block):
-            self._refresh(rows, -math.inf)
+        self.centres = points.new_empty(0, points.shape[1])
 
-    def select(self, count: int) -> torch.Tensor:
-        """The first `count` picks, (count,); raises `DataError` unless 1 <= count <= N."""
-        if not 1 <= count <= len(self.points):
-            raise DataError(f"count must be 1 to {len(self.points)}, the number of points; got {count}")
-        room = self.points.new_empty(max(count - len(self.indices), 0), self.points.shape[1])
-        self.centers = torch.cat([self.centers[: len(self.indices)], room])
-        with progress(total=count, initial=min(len(self.indices), count), desc="coreset", unit="pt") as bar:
-            while (before := len(self.indices)) < count:
-                self._round(count)
-                bar.update(len(self.indices) - before)
-        return torch.tensor(self.indices[:count], device=self.points.device)
+    def centred(self, rows: torch.Tensor) -> torch.Tensor:
+        """The points at `rows`, minus the mean of all."""
+        return self.points[rows] - self.mean
 
-    def _append(self, index: int, center: torch.Tensor) -> None:
-        self.centers[len(self.indices)] = center
+    def reserve(self, count: int) -> None:
+        """Make room for `count` centres."""
+        used = self.centres[: len(self.indices)]
+        self.centres = torch.cat([used, used.new_empty(max(count - len(used), 0), used.shape[1])])
+
+    def append(self, index: int) -> None:
+        """Make the point at `index` the next centre; nobody has seen it yet."""
+        self.centres[len(self.indices)] = self.points[index] - self.mean
         self.indices.append(index)
         self.bound[index] = -math.inf
 
-    def _round(self, count: int) -> None:
-        """Refresh the largest bounds, then pick among them while nobody outside can be farther."""
-        largest = self.bound.topk(min(self.block + 1, len(self.bound)))
-        rows = largest.indices[: self.block]
-        outside = largest.values[self.block].item() if len(self.bound) > self.block else -math.inf
-        for part in rows[self.seen[rows].argsort()].split(self.rows):
-            self._refresh(part, outside)
-        self._pick(rows[self.bound[rows] >= outside], outside, count)
-
-    def _refresh(self, rows: torch.Tensor, outside: float) -> None:
-        """Lower the bounds of `rows` by the centers they have missed, until they fall below `outside`."""
-        points = self.points[rows] - self.mean
+    def refresh(self, rows: torch.Tensor, enough: float = -math.inf, step: int = 512) -> None:
+        """Show `rows`, sorted by `seen`, the centres they missed, each until its bound is below `enough`."""
+        points = self.centred(rows)
         first = int(self.seen[rows[0]])
         while first < len(self.indices) and len(rows):
-            last = min(first + self.step, len(self.indices))
-            bound = squared_distances(points, self.centers[first:last]).amin(dim=1)
-            self.bound[rows] = bound = torch.minimum(self.bound[rows], bound)
-            self.seen[rows] = first = last
-            kept = (bound >= outside).nonzero()[:, 0]
+            last = min(first + step, len(self.indices))
+            distance = squared_distances(points, self.centres[first:last]).amin(dim=1)
+            bound = torch.minimum(self.bound[rows], distance)
+            self.bound[rows], self.seen[rows], first = bound, last, last
+            kept = (bound >= enough).nonzero()[:, 0]
             rows, points = rows[kept], points[kept]
 
-    def _pick(self, rows: torch.Tensor, outside: float, count: int) -> None:
-        points, bound = self.points[rows] - self.mean, self.bound[rows]
-        between = squared_distances(points, points)
-        while len(self.indices) < count and len(rows):
+# %% notebooks/03_memory_bank.ipynb #ccddcd04
+class GreedyCoreset:
+    """PatchCore's coreset, Eq. (5): the same picks as `greedy_naive`, with few distances computed.
+
+    `points` (N, D) finite, else `DataError`; the first pick is `start`, by default the point nearest to the
+    mean. `block` points are looked at a time. Holds little more memory than the picked points.
+    """
+
+    def __init__(self, points: torch.Tensor, start: int | None = None, block: int = 4096):
+        if points.ndim != 2 or len(points) == 0 or not torch.isfinite(points).all():
+            raise DataError(f"points must be (N, D) finite numbers, got {tuple(points.shape)}")
+        self.distances, self.block = StaleDistances(points), block
+        self.distances.reserve(1)
+        self.distances.append(central(points) if start is None else start)
+        for rows in torch.arange(len(points), device=points.device).split(block):
+            self.distances.refresh(rows)
+
+    def select(self, count: int) -> torch.Tensor:
+        """Indices (count,) of the first `count` picks; raises `DataError` unless 1 <= count <= N."""
+        picked, total = self.distances.indices, len(self.distances.points)
+        if not 1 <= count <= total:
+            raise DataError(f"count must be from 1 to {total}, the number of points, got {count}")
+        self.distances.reserve(count)
+        with progress(total=count, initial=min(len(picked), count), desc="coreset", unit="pick") as bar:
+            while (before := len(picked)) < count:
+                self.round(count)
+                bar.update(len(picked) - before)
+        return torch.tensor(picked[:count], device=self.distances.points.device)
+
+    def round(self, count: int) -> None:
+        """Refresh the largest bounds, then pick among them up to `count` while none outside is larger."""
+        bound, seen = self.distances.bound, self.distances.seen
+        largest = bound.topk(min(self.block + 1, len(bound)))
+        rows = largest.indices[: self.block]
+        outside = largest.values[self.block].item() if len(bound) > self.block else -math.inf
+        for part in rows[seen[rows].argsort()].split(512):
+            self.distances.refresh(part, outside)
+        self.pick(rows[bound[rows] >= outside], outside, count)
+
+    def pick(self, rows: torch.Tensor, outside: float, count: int) -> None:
+        """Pick greedily among the refreshed `rows` as long as their farthest is no nearer than `outside`."""
+        points = self.distances.centred(rows)
+        between, bound = squared_distances(points, points), self.distances.bound[rows]
+        while len(self.distances.indices) < count and len(rows):
             value, at = bound.max(dim=0)
-            # Not "<=": among many equal distances nobody would ever be picked.
-            if value < outside:
+            if value < outside:  # not "<=": among many equal distances nobody would ever be picked
                 break
-            self._append(int(rows[at]), points[at])
+            self.distances.append(int(rows[at]))
             torch.minimum(bound, between[at], out=bound)
             bound[at] = -math.inf
-        self.bound[rows], self.seen[rows] = bound, len(self.indices)
+        self.distances.bound[rows], self.distances.seen[rows] = bound, len(self.distances.indices)
 
-# %% notebooks/03_memory_bank.ipynb #89a55fcf
-# EDITOR-REPLACES
-
-
+# %% notebooks/03_memory_bank.ipynb #d77bb967
 def greedy_coreset(points: torch.Tensor, count: int, start: int | None = None) -> torch.Tensor:
-    """Indices (count,) of a greedy k-center coreset of `points` (N, D), in the order they were picked.
-
-    Begins with `start`, by default the point nearest to the mean. Raises `DataError` unless 1 <= count <= N.
-    """
+    """Indices (count,) of the greedy coreset of `points` (N, D), in the order of `GreedyCoreset`'s picks."""
     return GreedyCoreset(points, start).select(count)
 
 # %% notebooks/03_memory_bank.ipynb #1ffa177f
@@ -355,3 +373,488 @@ class PatchCore(FeatureDetector):
         distances = nearest_distance(embedding.flatten(0, 1), self.memory).view(embedding.shape[:2])
         score = reweighted_score(embedding, distances, self.memory, self.num_neighbors)
         return Prediction(score, distance_map(distances, features, size, self.sigma))
+
+# %% notebooks/03_memory_bank.ipynb #e84946db
+def from_distances(
+    distances: torch.Tensor, features: Features, size: tuple[int, int], sigma: float
+) -> Prediction:
+    """Distances (B, P) on the finest grid of `features`: their maximum as score, enlarged as map."""
+    return Prediction(distances.amax(dim=1), distance_map(distances, features, size, sigma))
+
+
+def some_rows(points: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
+    """At most `count` rows of `points` (N, ...), drawn without replacement, the same for the same `seed`."""
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
+    return points[order[:count].to(points.device)]
+
+# %% notebooks/03_memory_bank.ipynb #88c1f2a9
+def principal_axes(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean (D,), axes (D, D) as columns and variances (D,) along them of `points` (N, D), largest first."""
+    mean = points.mean(dim=0)
+    centred = points - mean
+    with one_thread():
+        variances, axes = torch.linalg.eigh(centred.T @ centred / len(points))
+    return mean, axes.flip(1), variances.flip(0).clamp_min(0)
+
+
+def dictionary_words(points: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
+    """The point of `points` (N, D) nearest to each of `count` k-means centres: (count or fewer, D)."""
+    kmeans = MiniBatchKMeans(min(count, len(points)), max_iter=10, random_state=seed, n_init=1)
+    centres = kmeans.fit(points.cpu().numpy()).cluster_centers_
+    _, rows = nearest(torch.as_tensor(centres).to(points), points)
+    return points[rows[:, 0].unique()]
+
+# %% notebooks/03_memory_bank.ipynb #1f35eac5
+class SelfSimilarity(PatchCore):
+    """Mean distance to the nearest words of a dictionary of normal regions (Napoletano et al., Sensors 2018).
+
+    `words` is the size of the dictionary, `variance` the share kept by PCA, `num_neighbors` the paper's m;
+    k-means learns from `samples` regions, which are patches of the feature grid. Of PatchCore's other
+    arguments, `coreset_ratio` has no effect.
+    """
+
+    def __init__(self, words: int = 500, variance: float = 0.95, samples: int = 20_000, **patchcore: Any):
+        patchcore = {"num_neighbors": 5} | patchcore
+        super().__init__(words=words, variance=variance, samples=samples, **patchcore)
+        self.words, self.variance, self.samples = words, variance, samples
+        for name in ("mean", "axes"):
+            self.register_buffer(name, torch.empty(0))
+
+    def describe(self, features: Features) -> torch.Tensor:
+        """Regions (B, P, r): patches of L1 norm 1 in the coordinates of the principal axes."""
+        return (F.normalize(self.embed(features), p=1, dim=2) - self.mean) @ self.axes
+
+    def fit_features(self, features: Features) -> "SelfSimilarity":
+        """Learn principal axes and words."""
+        points = F.normalize(self.embed(features).flatten(0, 1), p=1, dim=1)
+        self.mean, axes, variances = principal_axes(points)
+        kept = int((variances.cumsum(0) < self.variance * variances.sum()).sum()) + 1
+        self.axes = axes[:, :kept].contiguous()
+        self.memory = dictionary_words((some_rows(points, self.samples) - self.mean) @ self.axes, self.words)
+        return self
+
+    def score_features(self, features: Features, size: tuple[int, int]) -> Prediction:
+        """Score features of images that were `size` = (H, W)."""
+        regions = self.describe(features)
+        distances = neighbor_distance(regions.flatten(0, 1), self.memory, self.num_neighbors)
+        return from_distances(distances.unflatten(0, regions.shape[:2]), features, size, self.sigma)
+
+# %% notebooks/03_memory_bank.ipynb #774ce11a
+def cells(maps: torch.Tensor, side: int) -> torch.Tensor:
+    """Positions of `maps` (B, C, h, w) by the square cell they lie in: (cells, B * side^2, C), row by row.
+
+    Raises `DataError` when h or w is no multiple of `side`.
+    """
+    if maps.shape[2] % side or maps.shape[3] % side:
+        raise DataError(f"a grid of {tuple(maps.shape[2:])} has no whole cells of {side}: use another size")
+    blocks = maps.unflatten(3, (-1, side)).unflatten(2, (-1, side))
+    return blocks.permute(2, 4, 0, 3, 5, 1).flatten(2, 4).flatten(0, 1)
+
+
+def from_cells(values: torch.Tensor, batch: int, grid: tuple[int, int], side: int) -> torch.Tensor:
+    """The way back for one value per position: (cells, B * side^2) to (B, h, w)."""
+    blocks = values.view(grid[0] // side, grid[1] // side, batch, side, side)
+    return blocks.permute(2, 0, 3, 1, 4).reshape(batch, *grid)
+
+# %% notebooks/03_memory_bank.ipynb #18566987
+def coreset_per_group(groups: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Greedy coreset of each group of `groups` (G, n, D), from its first point on, all groups at once.
+
+    Returns the picks (G, count) and the covering radius (G, count) after each.
+    """
+    every = torch.arange(len(groups), device=groups.device)
+    bound = groups.new_full(groups.shape[:2], torch.inf)
+    picks, radii = [torch.zeros_like(every)], []
+    for _ in range(count):
+        chosen = groups[every, picks[-1]][:, None]
+        bound = torch.minimum(bound, (groups - chosen).square().sum(dim=2))
+        radius, pick = bound.max(dim=1)
+        radii.append(radius.sqrt())
+        picks.append(pick)
+    return torch.stack(picks[:-1], dim=1), torch.stack(radii, dim=1)
+
+
+def adaptive_bank(groups: torch.Tensor, ratio: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """FAPM's banks (G, 2m, D) of `groups` (G, n, D), and which groups (G,) got 2m points, not m = ratio n.
+
+    A bank of m points holds each twice: repeating a point changes no nearest distance.
+    """
+    small = max(1, min(round(ratio * groups.shape[1]), groups.shape[1] // 2))
+    picks, radii = coreset_per_group(groups, 2 * small)
+    enlarged = radii[:, small - 1] > radii[:, small - 1].mean()
+    repeated = picks[:, :small].repeat(1, 2)
+    rows = torch.where(enlarged[:, None], picks, repeated)
+    return groups.gather(1, rows[..., None].expand(-1, -1, groups.shape[2])), enlarged
+
+# %% notebooks/03_memory_bank.ipynb #cdcccb99
+class FAPM(FeatureDetector):
+    """A memory bank for each cell of the image and each layer, of adaptive size (Kim et al., 2022).
+
+    `cell` is the side of a cell in pixels, a multiple of the layers' strides; `coreset_ratio` the share of a
+    cell's positions kept, twice that where they vary more than the average cell's.
+    """
+
+    def __init__(
+        self,
+        backbone: str = DEFAULT_BACKBONE,
+        layers: tuple[int | str, ...] = (8, 16),
+        coreset_ratio: float = 0.01,
+        cell: int = 32,
+        patch_size: int = 3,
+        sigma: float = 4.0,
+    ):
+        super().__init__(
+            backbone, layers, coreset_ratio=coreset_ratio, cell=cell, patch_size=patch_size, sigma=sigma
+        )
+        self.coreset_ratio, self.cell, self.patch_size, self.sigma = coreset_ratio, cell, patch_size, sigma
+        for stride in self.extractor.strides:
+            if cell % stride:
+                raise DataError(f"cell={cell} is no multiple of the stride {stride}")
+            self.register_buffer(f"memory_{stride}", torch.empty(0))
+            self.register_buffer(f"enlarged_{stride}", torch.empty(0, dtype=torch.bool))
+
+    def pooled(self, features: Features) -> dict[int, torch.Tensor]:
+        """{stride: (B, C, h, w)}: each layer's locally aware patches."""
+        half = self.patch_size // 2
+        maps = [F.avg_pool2d(f, self.patch_size, 1, half) for f in features.values()]
+        return dict(zip(self.extractor.strides, maps, strict=True))
+
+    def fit_features(self, features: Features) -> "FAPM":
+        """Choose the banks of all cells."""
+        for stride, maps in self.pooled(features).items():
+            bank, enlarged = adaptive_bank(cells(maps, self.cell // stride), self.coreset_ratio)
+            setattr(self, f"memory_{stride}", bank)
+            setattr(self, f"enlarged_{stride}", enlarged)
+        return self
+
+    def score_features(self, features: Features, size: tuple[int, int]) -> Prediction:
+        """Score features of images that were `size` = (H, W), the size seen in `fit`."""
+        grid, total = finest_grid(features), 0
+        for stride, maps in self.pooled(features).items():
+            side, bank = self.cell // stride, getattr(self, f"memory_{stride}")
+            queries = cells(maps, side)
+            if len(queries) != len(bank):
+                raise DataError(f"fitted on {len(bank)} cells, got {len(queries)}: use one size")
+            # The fast mode's rounding depends on the batch.
+            found = torch.cdist(queries, bank, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=2)
+            distances = from_cells(found, len(maps), tuple(maps.shape[2:]), side)
+            total = total + F.interpolate(distances[:, None], size=grid)[:, 0]
+        return from_distances(total.flatten(1), features, size, self.sigma)
+
+# %% notebooks/03_memory_bank.ipynb #7698a8e8
+def local_distance(memory: torch.Tensor, points: torch.Tensor, count: int) -> torch.Tensor:
+    """Mean distance (M,) of memory points (M, D) to their `count` nearest others of `points` (N, D)."""
+    return nearest(memory, points, count + 1)[0][:, 1:].mean(dim=1)
+
+# %% notebooks/03_memory_bank.ipynb #77ec5d85
+class LDKNN(PatchCore):
+    """PatchCore whose distances count from the local density of the memory (REB, Lyu et al., 2023).
+
+    Arguments are PatchCore's; `num_neighbors` is the paper's K. REB's fine-tuning on synthetic defects is
+    left out.
+    """
+
+    def __init__(self, **patchcore: Any):
+        super().__init__(**patchcore)
+        self.register_buffer("usual", torch.empty(0))
+
+    def fit_features(self, features: Features) -> "LDKNN":
+        """Choose the memory and measure how dense the training patches lie around each of its points."""
+        super().fit_features(features)
+        self.usual = local_distance(self.memory, self.embed(features).flatten(0, 1), self.num_neighbors)
+        return self
+
+    def score_features(self, features: Features, size: tuple[int, int]) -> Prediction:
+        """Score features of images that were `size` = (H, W)."""
+        embedding = self.embed(features)
+        distances, rows = nearest(embedding.flatten(0, 1), self.memory)
+        excess = (distances - self.usual[rows])[:, 0].unflatten(0, embedding.shape[:2])
+        return from_distances(excess, features, size, self.sigma)
+
+# %% notebooks/03_memory_bank.ipynb #ecd43eaf
+def neighbourhoods(maps: torch.Tensor, size: int) -> torch.Tensor:
+    """What surrounds each position of `maps` (B, C, h, w): (B, h * w, C (size^2 - 1)), the centre left out.
+
+    Beyond the border there are zeros.
+    """
+    windows = F.unfold(maps, size, padding=size // 2).unflatten(1, (maps.shape[1], size * size))
+    centre = size * size // 2
+    others = torch.cat([windows[:, :, :centre], windows[:, :, centre + 1 :]], dim=2)
+    return others.flatten(1, 2).transpose(1, 2)
+
+
+def position_histogram(codes: torch.Tensor, count: int, size: int) -> torch.Tensor:
+    """p(c | x): share of each of `count` codewords in the `size` x `size` window around x, (h * w, count).
+
+    `codes` (N, h, w) are the training images' codewords; the window is cut at the border.
+    """
+    places = torch.arange(codes[0].numel(), device=codes.device) * count + codes.flatten(1)
+    counts = torch.bincount(places.flatten(), minlength=codes[0].numel() * count)
+    counts = counts.view(*codes.shape[1:], count).permute(2, 0, 1).float()
+    windows = F.avg_pool2d(counts, size, 1, size // 2, count_include_pad=True).flatten(1).T
+    return windows / windows.sum(dim=1, keepdim=True)
+
+
+def classifier(inputs: int, hidden: int, classes: int) -> nn.Sequential:
+    """Two hidden layers with batch norm and dropout, then logits: (N, inputs) to (N, classes)."""
+    shapes = ((inputs, hidden), (hidden, hidden))
+    blocks = [nn.Sequential(nn.Linear(*s), nn.BatchNorm1d(s[1]), nn.ReLU(), nn.Dropout()) for s in shapes]
+    return nn.Sequential(*blocks, nn.Linear(hidden, classes))
+
+
+def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
+    """What `build` makes, its first weights drawn from `seed`; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+def allowed_distance(distances: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+    """Least distance (P,) to an allowed codeword, `distances` and `allowed` (P, M); farthest if none is."""
+    return torch.where(allowed, distances, distances.amax(dim=1, keepdim=True)).amin(dim=1)
+
+# %% notebooks/03_memory_bank.ipynb #1db5d87a
+class PNI(PatchCore):
+    """Distance to the codewords that position and neighbourhood allow (Bae et al., ICCV 2023), compact.
+
+    The first `codewords` points of the coreset are the classes of the network that predicts a patch from the
+    `neighbourhood` x `neighbourhood` patches around it, reduced to `reduced` principal components each; it
+    learns from `samples` patches. `temperature` divides its logits. Other arguments are PatchCore's, of which
+    `num_neighbors` has no effect. The paper's refinement network is left out.
+    """
+
+    def __init__(
+        self, codewords: int = 256, neighbourhood: int = 5, reduced: int = 32, hidden: int = 256,
+        temperature: float = 2.0, epochs: int = 4, samples: int = 8_000, seed: int = 0, **patchcore: Any,
+    ):  # fmt: skip
+        own = {"codewords": codewords, "neighbourhood": neighbourhood, "reduced": reduced, "hidden": hidden}
+        own |= {"temperature": temperature, "epochs": epochs, "samples": samples, "seed": seed}
+        super().__init__(**own, **patchcore)
+        for name, value in own.items():
+            setattr(self, name, value)
+        self.predictor = seeded(seed, lambda: classifier(reduced * (neighbourhood**2 - 1), hidden, codewords))
+        for name in ("mean", "axes", "histogram"):
+            self.register_buffer(name, torch.empty(0))
+        self.register_buffer("classes", torch.empty(0, dtype=torch.long))
+
+    def around(self, embedding: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Reduced neighbours (B, P, inputs of the network) of `embedding` (B, P, D)."""
+        reduced = ((embedding - self.mean) @ self.axes).transpose(1, 2).unflatten(2, grid)
+        return neighbourhoods(reduced, self.neighbourhood)
+
+    def fit_features(self, features: Features) -> "PNI":
+        """Choose the codewords, count where they occur, and train the network."""
+        embedding, grid = self.embed(features), finest_grid(features)
+        points = embedding.flatten(0, 1)
+        most = max(self.codewords, int(self.coreset_ratio * len(points)))
+        self.memory = points[greedy_coreset(points, min(most, len(points)))]
+        self.classes = nearest(self.memory, self.memory[: self.codewords])[1][:, 0]
+        codes = nearest(points, self.memory)[1].view(-1, *grid)
+        self.histogram = position_histogram(codes, len(self.memory), self.neighbourhood)
+        self.mean, axes, _ = principal_axes(points)
+        self.axes = axes[:, : self.reduced].contiguous()
+        positions = some_rows(torch.arange(grid[0] * grid[1]), -(-self.samples // len(embedding)))
+        inputs = torch.cat([self.around(e[None], grid)[0, positions.to(e.device)] for e in embedding])
+        targets = self.classes[codes.flatten(1)[:, positions.to(codes.device)].flatten()]
+        optimizer = torch.optim.Adam(self.predictor.parameters(), lr=1e-3)
+        batches = training.tensor_batches(inputs, targets, batch_size=256)
+        training.train(
+            self.predictor, self.loss, batches, epochs=self.epochs, optimizer=optimizer, desc="PNI"
+        )
+        return self
+
+    def loss(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Cross-entropy of the predicted codewords for (inputs (N, I), targets (N,))."""
+        return F.cross_entropy(self.predictor(batch[0]), batch[1])
+
+    def score_features(self, features: Features, size: tuple[int, int]) -> Prediction:
+        """Score features of images that were `size` = (H, W), the size seen in `fit`."""
+        embedding, grid = self.embed(features), finest_grid(features)
+        found = [self.score_patches(e, self.around(e[None], grid)[0]) for e in embedding]
+        return from_distances(torch.stack(found), features, size, self.sigma)
+
+    def score_patches(self, patches: torch.Tensor, around: torch.Tensor) -> torch.Tensor:
+        """Scores (P,) of one image's `patches` (P, D), given what is around each (P, I)."""
+        distances = torch.cdist(patches, self.memory)
+        likely = (self.predictor(around) / self.temperature).softmax(dim=1)[:, self.classes]
+        by_neighbours = allowed_distance(distances, likely > 0.5 / self.codewords)
+        by_position = allowed_distance(distances, self.histogram > 0.5 / len(self.memory))
+        return (by_neighbours + by_position) / 2
+
+# %% notebooks/03_memory_bank.ipynb #afd98778
+def between_rows(z: torch.Tensor) -> torch.Tensor:
+    """||z_i - z_j||^2 of rows of `z` (N, D): (N, N), not below 0, and 0 on the diagonal."""
+    z = z - z.mean(dim=0)
+    return squared_distances(z, z).clamp_min(0) * (1 - torch.eye(len(z), device=z.device))
+
+
+def pairwise_similarity(z: torch.Tensor, sigma: float) -> torch.Tensor:
+    """exp(-||z_i - z_j||^2 / (sigma s)), s the mean squared distance, for rows of `z` (N, D): (N, N)."""
+    squared = between_rows(z)
+    return (-squared / (sigma * squared.mean().clamp_min(1e-12))).exp()
+
+# %% notebooks/03_memory_bank.ipynb #596f9c55
+def contextual_similarity(z: torch.Tensor, k: int) -> torch.Tensor:
+    """How far rows of `z` (N, D) share their k nearest neighbours N_k (each row is among its own): (N, N).
+
+    |N_k(i) & N_k(j)| / |N_k(i)| where j is in N_k(i), else 0; averaged over the mutual k/2 nearest neighbours
+    of i; then over (i, j) and (j, i).
+    """
+    distances = between_rows(z)
+    ranked = distances.topk(min(k, len(z)), largest=False).values
+    near = (distances <= ranked[:, -1:]).float()
+    shared = near * (near @ near.T) / near.sum(dim=1, keepdim=True)
+    close = (distances <= ranked[:, max(1, len(ranked[0]) // 2) - 1, None]).float()
+    mutual = close * close.T
+    expanded = mutual @ shared / mutual.sum(dim=1, keepdim=True)
+    return (expanded + expanded.T) / 2
+
+
+def relaxed_contrastive_loss(z: torch.Tensor, weights: torch.Tensor, margin: float) -> torch.Tensor:
+    """Draw rows of `z` (N, D) together as `weights` (N, N) say, push the others `margin` apart."""
+    # The root has no gradient at 0.
+    distances = (between_rows(z) + 1e-12).sqrt()
+    relative = distances / distances.mean(dim=1, keepdim=True)
+    together, apart = relative.square(), (margin - relative).clamp_min(0).square()
+    return (weights * together + (1 - weights) * apart).sum() / len(z)
+
+# %% notebooks/03_memory_bank.ipynb #fc21f59d
+class ReConPatch(PatchCore):
+    """PatchCore on patches mapped linearly so that similar ones are close (Hyun et al., WACV 2024), compact.
+
+    `dimensions` is the size of the map's output; `sigma_pairs`, `context`, `alpha` and `margin` are the
+    paper's bandwidth (here in units of the batch's mean squared distance), k, share of the pairwise
+    similarity and m; `decay` that of the averaged copy. It learns from `samples` patches. Other arguments are
+    PatchCore's.
+    """
+
+    def __init__(
+        self, dimensions: int = 64, sigma_pairs: float = 1.0, context: int = 5, alpha: float = 0.5,
+        margin: float = 1.0, decay: float = 0.9, epochs: int = 3, samples: int = 10_000, seed: int = 0,
+        **patchcore: Any,
+    ):  # fmt: skip
+        own = {"dimensions": dimensions, "sigma_pairs": sigma_pairs, "context": context, "alpha": alpha}
+        own |= {"margin": margin, "decay": decay, "epochs": epochs, "samples": samples, "seed": seed}
+        super().__init__(**own, **patchcore)
+        for name, value in own.items():
+            setattr(self, name, value)
+        self.modulation = seeded(seed, lambda: nn.Linear(sum(self.extractor.channels), dimensions))
+
+    def embed(self, features: Features) -> torch.Tensor:
+        """Locally aware patches in the learned space: (B, P, dimensions)."""
+        return self.modulation(super().embed(features))
+
+    def fit_features(self, features: Features) -> "ReConPatch":
+        """Learn the map, then PatchCore's memory behind it."""
+        points = some_rows(super().embed(features).flatten(0, 1), self.samples)
+        projection = seeded(self.seed, lambda: nn.Linear(self.dimensions, self.dimensions)).to(points.device)
+        network = nn.Sequential(self.modulation, projection)
+        teacher = copy.deepcopy(network).requires_grad_(False)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+        training.train(
+            network, lambda batch: self.loss(network, teacher, *batch),
+            training.tensor_batches(points, batch_size=512), epochs=self.epochs, optimizer=optimizer,
+            desc="ReConPatch",
+        )  # fmt: skip
+        with torch.no_grad():
+            return super().fit_features(features)
+
+    def loss(self, network: nn.Module, teacher: nn.Module, patches: torch.Tensor) -> torch.Tensor:
+        """Move `teacher` towards `network`, then the relaxed contrastive loss of `patches` (N, D)."""
+        with torch.no_grad():
+            for old, new in zip(teacher.parameters(), network.parameters(), strict=True):
+                old.lerp_(new, 1 - self.decay)
+            z = teacher(patches)
+            weights = self.alpha * pairwise_similarity(z, self.sigma_pairs)
+            weights += (1 - self.alpha) * contextual_similarity(z, self.context)
+        return relaxed_contrastive_loss(network(patches), weights, self.margin)
+
+# %% notebooks/03_memory_bank.ipynb #db5d8ca6
+def self_organising_map(points: torch.Tensor, nodes: torch.Tensor, radii: list[float]) -> torch.Tensor:
+    """Batch training of `nodes` (h, w, D) on `points` (N, D), one epoch for each radius: (h, w, D)."""
+    height, width, dimensions = nodes.shape
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    places = torch.stack([rows, columns], dim=2).flatten(0, 1).to(points)
+    apart, nodes = torch.cdist(places, places).square(), nodes.flatten(0, 1)
+    for radius in radii:
+        best = nearest(points, nodes)[1][:, 0]
+        sums = torch.zeros_like(nodes).index_add_(0, best, points)
+        counts = best.bincount(minlength=len(nodes)).to(points)[:, None]
+        pull = (-apart / (2 * radius**2)).exp()
+        # A node that nothing pulls stays where it is.
+        nodes = torch.where(pull @ counts > 1e-6, (pull @ sums) / (pull @ counts).clamp_min(1e-6), nodes)
+    return nodes.view(height, width, dimensions)
+
+# %% notebooks/03_memory_bank.ipynb #fbdd4a53
+def node_gaussians(
+    points: torch.Tensor, owners: torch.Tensor, count: int, regularisation: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means (count, D) and whitening matrices (count, D, D) of the `points` (N, D) of each owner (N,).
+
+    `regularisation` is added to the variances. An owner of one point has them alone, one of none mean 0, too.
+    """
+    order, sizes = owners.argsort(stable=True), owners.bincount(minlength=count).tolist()
+    identity = torch.eye(points.shape[1], device=points.device)
+    means, covariances = [], []
+    for own in points[order].split(sizes):
+        means.append(own.sum(dim=0) / max(len(own), 1))
+        centred = own - means[-1]
+        covariances.append(centred.T @ centred / max(len(own) - 1, 1) + regularisation * identity)
+    with one_thread():
+        factors = torch.linalg.cholesky(torch.stack(covariances))
+        inverses = torch.linalg.solve_triangular(factors, identity.expand_as(factors), upper=False)
+    return torch.stack(means), inverses
+
+# %% notebooks/03_memory_bank.ipynb #6d1ae60d
+class SOMAD(PatchCore):
+    """Least Mahalanobis distance to the Gaussians of a self-organising map's nearest nodes (Li et al., 2021).
+
+    The map has a node for each position of the feature grid, `memory` holds those that own a patch. It learns
+    from `samples` patches in `dimensions` random feature dimensions; `epochs` is the number of radii, from a
+    third of the grid to 1. `num_neighbors` nodes are tried. `coreset_ratio` has no effect.
+    """
+
+    def __init__(
+        self, dimensions: int = 48, epochs: int = 10, regularisation: float = 0.01, samples: int = 40_000,
+        seed: int = 0, **patchcore: Any,
+    ):  # fmt: skip
+        own = {"dimensions": dimensions, "epochs": epochs, "regularisation": regularisation}
+        own |= {"samples": samples, "seed": seed}
+        super().__init__(**own, **({"num_neighbors": 5} | patchcore))
+        for name, value in own.items():
+            setattr(self, name, value)
+        for name in ("means", "whitening"):
+            self.register_buffer(name, torch.empty(0))
+        order = torch.randperm(sum(self.extractor.channels), generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("chosen", order[:dimensions].sort().values)
+
+    def embed(self, features: Features) -> torch.Tensor:
+        """Locally aware patches in the chosen dimensions: (B, P, dimensions)."""
+        return super().embed(features)[:, :, self.chosen]
+
+    def fit_features(self, features: Features) -> "SOMAD":
+        """Train the map and estimate the Gaussian of each node."""
+        embedding, grid = self.embed(features), finest_grid(features)
+        points = embedding.flatten(0, 1)
+        radii = torch.linspace(max(1, max(grid) / 3), 1, self.epochs).tolist()
+        start = embedding.mean(dim=0).unflatten(0, grid)
+        nodes = self_organising_map(some_rows(points, self.samples), start, radii).flatten(0, 1)
+        owners = nearest(points, nodes)[1][:, 0]
+        means, whitening = node_gaussians(points, owners, len(nodes), self.regularisation)
+        used = owners.unique()
+        self.memory, self.means, self.whitening = nodes[used], means[used], whitening[used]
+        return self
+
+    def score_features(self, features: Features, size: tuple[int, int]) -> Prediction:
+        """Score features of images that were `size` = (H, W)."""
+        found = torch.stack([self.score_patches(e) for e in self.embed(features)])
+        return from_distances(found, features, size, self.sigma)
+
+    def score_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        """Scores (P,) of `patches` (P, D): the least of the nearest nodes' Mahalanobis distances."""
+        _, rows = nearest(patches, self.memory, self.num_neighbors)
+        tries = [
+            (self.whitening[row] @ (patches - self.means[row])[:, :, None]).flatten(1).norm(dim=1)
+            for row in rows.unbind(dim=1)
+        ]
+        return torch.stack(tries).amin(dim=0)
