@@ -244,7 +244,7 @@ class DFKDE(FeatureDetector):
         self,
         num_components: int = 16,
         backbone: str = DEFAULT_BACKBONE,
-        layers: tuple[int | str, ...] = (8, 16),
+        layers: tuple[int | str, ...] = (16,),
     ):
         super().__init__(backbone, layers, num_components=num_components)
         self.num_components = num_components
