@@ -11,7 +11,7 @@ from .data.base import Benchmark
 from .detector import Detector, FeatureDetector, Prediction
 from .metrics import evaluate
 
-_TIMED_IMAGES = 8
+_TIMED_IMAGES = 4
 
 
 class PeakMemory:
@@ -59,7 +59,7 @@ def measure(detector: Detector, benchmark: Benchmark) -> tuple[dict[str, float],
 
     Metrics are those of `adlearn.metrics.evaluate`. Costs: `fit_seconds` (from features where the
     method works on frozen ones, which are extracted before the clock starts; else from image files),
-    `ms_per_image` (from image tensors in memory, backbone included, batches of 8), `model_mb`, `peak_mb`
+    `ms_per_image` (from image tensors in memory, backbone included, batches of 4), `model_mb`, `peak_mb`
     (during `fit` and those batches).
     """
     if isinstance(detector, FeatureDetector):

@@ -8,6 +8,7 @@ __all__ = ['pca', 'coordinates', 'gaussian_nll', 'reconstruction_error', 'window
            'warp', 'inverse', 'AlignedPaDiM', 'log_nfa']
 
 # %% notebooks/02_gaussian_density.ipynb #ace47149
+import itertools
 import math
 
 import numpy as np
@@ -514,15 +515,17 @@ def aligned_distance(
     """
     h, w = maps.shape[-2:]
     reach = window // 2
-    padded = F.pad(maps, (reach,) * 4, mode="replicate")
+    # Beyond the border there is no patch: infinitely far.
+    near = F.unfold(F.pad(maps, (reach,) * 4, mode="replicate"), window)
+    inside = F.unfold(F.pad(maps.new_ones(1, 1, h, w), (reach,) * 4), window)[0]
+    near = near.unflatten(1, (maps.shape[1], -1)).permute(0, 2, 3, 1).flatten(0, 1).contiguous()
+    distance = whitened_distance(near, mean, matrices).unflatten(0, (len(maps), -1))
+    # Entry n of position q is the patch at q's n-th neighbour: sent back there, and the least of them kept.
+    distance = torch.where(inside > 0, distance, torch.inf).unflatten(2, (h, w))
     best = maps.new_full((len(maps), h, w), torch.inf)
-    for dy in range(window):
-        for dx in range(window):
-            moved = padded[..., dy : dy + h, dx : dx + w].flatten(2).transpose(1, 2).contiguous()
-            distance = whitened_distance(moved, mean, matrices).unflatten(1, (h, w))
-            # Back to where the patch lies; what came from beyond the border is cut off again.
-            back = F.pad(distance, (dx, 2 * reach - dx, dy, 2 * reach - dy), value=torch.inf)
-            best = torch.minimum(best, back[:, reach : reach + h, reach : reach + w])
+    for n, (dy, dx) in enumerate(itertools.product(range(window), repeat=2)):
+        back = F.pad(distance[:, n], (dx, 2 * reach - dx, dy, 2 * reach - dy), value=torch.inf)
+        best = torch.minimum(best, back[:, reach : reach + h, reach : reach + w])
     return best
 
 # %% notebooks/02_gaussian_density.ipynb #c017171c
