@@ -594,7 +594,7 @@ def position_histogram(codes: torch.Tensor, count: int, size: int) -> torch.Tens
     windows = F.avg_pool2d(counts, size, 1, size // 2, count_include_pad=True).flatten(1).T
     return windows / windows.sum(dim=1, keepdim=True)
 
-
+# %% notebooks/03_memory_bank.ipynb #b9523e89
 def classifier(inputs: int, hidden: int, classes: int) -> nn.Sequential:
     """Two hidden layers with batch norm and dropout, then logits: (N, inputs) to (N, classes)."""
     shapes = ((inputs, hidden), (hidden, hidden))
