@@ -42,7 +42,7 @@ def pca(values: torch.Tensor, keep: float | int) -> tuple[torch.Tensor, torch.Te
     rank = int((singular > 1e-5 * singular[0]).sum())
     count = max(1, min(count, rank))
     deviations = singular[:count] / math.sqrt(max(len(values) - 1, 1))
-    # LAPACK answers column by column; a saved and loaded copy would be laid out, and rounded, otherwise.
+    # LAPACK answers column by column; a saved and loaded copy has another layout and rounds differently.
     return mean, directions[:count].contiguous(), deviations.clamp_min(1e-6)
 
 
