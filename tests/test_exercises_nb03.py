@@ -114,8 +114,9 @@ def test_03_4_rejects(answer, hint):
     rejects("03.4", answer, hint)
 
 
-def test_03_5_accepts_a_rising_curve():
-    assert check("03.5", {1: 0.6, 5: 0.7, 20: 0.8, 80: 0.85})
+def test_03_5_accepts_a_rising_and_a_falling_curve():
+    assert check("03.5", {1: 0.85, 5: 0.7, 20: 0.8, 80: 0.8})
+    assert check("03.5", {1: 0.65, 5: 0.7, 20: 0.8, 80: 0.85})
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_03_5_accepts_a_rising_curve():
         ({1: 0.6, 80: 0.8}, "keys"),
         ({1: 0.6, 5: 0.7, 20: 0.8, 80: 1.2}, "between 0 and 1"),
         ({1: 0.6, 5: 0.6, 20: 0.6, 80: 0.6}, "passed on"),
-        ({1: 0.8, 5: 0.7, 20: 0.6, 80: 0.5}, "poor bank"),
+        ({1: 0.8, 5: 0.7, 20: 0.65, 80: 0.2}, "below 0.6"),
     ],
 )
 def test_03_5_rejects(answer, hint):

@@ -103,4 +103,4 @@ def auroc_by_images(answer: Mapping[int, float]) -> None:
     values = [float(answer[count]) for count in (1, 5, 20, 80)]
     require(all(0 <= v <= 1 for v in values), f"an AUROC lies between 0 and 1, got {values}")
     require(len(set(values)) > 1, "equal values: was the number of images passed on?")
-    require(values[-1] > values[0], "one flange is a poor bank: 80 images should do better")
+    require(min(values) > 0.6, "a value below 0.6: fit on good flanges, score the test set, 1 = anomalous")
