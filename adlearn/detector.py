@@ -164,8 +164,10 @@ class FeatureDetector(Detector):
 
 def check_images(images: torch.Tensor) -> None:
     """Refuse what no detector can score: a wrong shape or type, NaN or infinity. Raises `DataError`."""
+    if not isinstance(images, torch.Tensor):
+        raise DataError(f"images must be a tensor (B, 3, H, W), got {type(images).__name__}")
     if images.ndim != 4 or images.shape[1] != 3:
-        raise DataError(f"images must be (B, 3, H, W), got {tuple(images.shape)}")
+        raise DataError(f"images must be (B, 3, H, W), got {tuple(images.shape)}; one image is image[None]")
     if not images.is_floating_point():
         raise DataError(f"images must be float in [0, 1], got {images.dtype}: divide by 255")
     # The device test runs on tensors without values.

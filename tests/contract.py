@@ -150,7 +150,7 @@ def unusable_images_are_refused(subject: Subject) -> None:
     broken = good.clone()
     broken[1, 0, 0, 0] = torch.nan
     unusable = [broken, good / 0, good[0], good[:, :1], good.flatten(2), (good * 255).to(torch.uint8)]
-    for images in unusable:
+    for images in [*unusable, subject.tiny.test[0]]:
         _assert_refused(subject.detector, images, "images")
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,25 @@ def test_imports_are_followed_through_packages_and_into_functions(tmp_path, monk
     assert packages == ["scipy", "torch"]
 
 
-def test_an_unknown_method_and_a_used_folder_are_refused(tmp_path):
+@pytest.mark.parametrize("family", sorted(p.stem for p in Path(start_here.__file__).parent.glob("[!_]*.py")))
+def test_every_name_to_install_is_that_of_an_installed_package(family, tmp_path):
+    for name in copy_method(family, tmp_path)[1]:
+        assert version(name)
+
+
+def test_a_second_method_joins_the_first(tmp_path):
+    copy_method("start_here", tmp_path)
+    files, _ = copy_method("memory_bank", tmp_path)
+    methods = {path.name for path in (tmp_path / "adlearn" / "methods").iterdir()}
+    assert methods == {"__init__.py", "start_here.py", "memory_bank.py"} and all(p.is_file() for p in files)
+
+
+def test_an_unknown_method_and_a_changed_file_are_refused(tmp_path):
     with pytest.raises(DataError, match="start_here"):
         copy_method("no_such_family", tmp_path)
     (tmp_path / "adlearn").mkdir()
-    with pytest.raises(DataError, match="choose a folder"):
+    (tmp_path / "adlearn" / "maps.py").write_text("mine = 1\n")
+    with pytest.raises(DataError, match=r"maps\.py exists and differs"):
         copy_method("start_here", tmp_path)
-    assert not any((tmp_path / "adlearn").iterdir())
+    assert [p.name for p in (tmp_path / "adlearn").iterdir()] == ["maps.py"]
+    assert (tmp_path / "adlearn" / "maps.py").read_text() == "mine = 1\n"

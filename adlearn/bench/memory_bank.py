@@ -77,8 +77,8 @@ def _search(queries: torch.Tensor, memory: torch.Tensor) -> list[Row]:
 def worst_pick(points: torch.Tensor, picks: torch.Tensor) -> float:
     """How far greedy `picks` are from exact: the largest relative shortfall of a pick's distance.
 
-    0 where each pick is the farthest of `points` (N, D) from those before it. Goes over the points a block and
-    the picks a group at a time, so that distances are matrix products and stay in the cache.
+    0 where each pick is the farthest of `points` (N, D) from those before it. Goes over the points a block
+    and the picks a group at a time, so that distances are matrix products and stay in the cache.
     """
     points = points - points.mean(dim=0)
     distance = squared_distances(points, points[picks[:1]])[:, 0]
