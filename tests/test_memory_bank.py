@@ -190,7 +190,9 @@ def test_the_bank_is_a_subset_of_the_patches_of_the_size_asked_for(tiny, feature
     detector = PatchCore(coreset_ratio=0.05).fit(tiny.train)
     patches = patch_vectors(features[0], 3).flatten(0, 1)
     assert detector.memory.shape == (round(0.05 * len(patches)), patches.shape[1])
-    assert (detector.memory[:, None] == patches).all(dim=2).any(dim=1).all()
+    # Not bit for bit: features read from the cache were computed in other batches.
+    apart = (detector.memory[:, None] - patches).abs().amax(dim=2).amin(dim=1)
+    assert apart.max() < 1e-4
 
 
 def test_a_smaller_bank_only_raises_the_map_by_at_most_the_covering_radius(tiny, features):
