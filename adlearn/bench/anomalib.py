@@ -26,8 +26,7 @@ _BATCH = 32
 @benchmark("anomalib")
 def anomalib() -> list[Row]:
     """Needs the Python of an environment with anomalib 2.7 in $ADLEARN_ANOMALIB; nothing without."""
-    if not os.environ.get(_PYTHON):
-        print(f"\nanomalib: {_PYTHON}=/path/to/python with anomalib installed compares with its own code")
+    if not present("anomalib"):
         return []
     mono = load("elpv/mono")
     features = FeatureExtractor().extract(mono.train.take(_IMAGES))
@@ -46,17 +45,38 @@ def anomalib() -> list[Row]:
     ]
 
 
+def present(name: str) -> bool:
+    """Whether $ADLEARN_ANOMALIB names a Python; if not, say what the benchmark `name` would do with it."""
+    if os.environ.get(_PYTHON):
+        return True
+    print(f"\n{name}: {_PYTHON}=/path/to/python with anomalib installed compares with its own code")
+    return False
+
+
+def ask(script: str, folder: Path, *options: str) -> dict:
+    """Run a script of this folder under anomalib's Python, on `folder`; what it wrote as JSON."""
+    result = folder / "speed.json"
+    command = [
+        os.environ[_PYTHON],
+        "-P",
+        Path(__file__).with_name(script),
+        folder,
+        result,
+        "--speed",
+        *options,
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return json.loads(result.read_text())
+
+
 def _theirs(points: torch.Tensor) -> dict[str, float]:
     """Run `peer_anomalib.py --speed` under the other Python; seconds by name."""
-    script = Path(__file__).with_name("peer_anomalib.py")
     with tempfile.TemporaryDirectory() as name:
-        folder, result = Path(name), Path(name) / "speed.json"
+        folder = Path(name)
         export_weights(folder)
         export_dataset(folder, "elpv/mono")
         np.save(folder / "points.npy", points.numpy())
-        command = [os.environ[_PYTHON], "-P", script, folder, result, "--speed", str(_PASSES)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        return json.loads(result.read_text())
+        return ask("peer_anomalib.py", folder, str(_PASSES))
 
 
 def _fit_and_predict(detector: FeatureDetector, train: torch.Tensor, test: torch.Tensor) -> None:
