@@ -10,10 +10,11 @@ its backbone written into it, and scales that must halve exactly; both are adapt
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,16 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from anomalib.models import Cflow, Csflow, Fastflow, Uflow
+from anomalib.models.components import TimmFeatureExtractor
+from anomalib.models.image.cflow import torch_model as cflow_model
+from anomalib.models.image.csflow import torch_model as csflow_model
+from anomalib.models.image.csflow.loss import CsFlowLoss
+from anomalib.models.image.fastflow import torch_model as fastflow_model
+from anomalib.models.image.fastflow.loss import FastflowLoss
+from anomalib.models.image.uflow import torch_model as uflow_model
+from anomalib.models.image.uflow.feature_extraction import LayerNormFeatureExtractor
+from anomalib.models.image.uflow.loss import UFlowLoss
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional as F
@@ -36,6 +47,7 @@ _CHANNELS = {STRIDE_4: 24, STRIDE_8: 40, STRIDE_16: 112}
 _STRIDES = {STRIDE_4: 4, STRIDE_8: 8, STRIDE_16: 16}
 # CS-Flow's image sizes are the full one, a half and a quarter of it.
 _PYRAMID = {"1": _SIZE, "1/2": _SIZE // 2, "1/4": _SIZE // 4}
+_CFLOW_RATE = 1e-4
 _EPOCHS = {"fastflow": 20, "cflow": 2, "csflow": 10, "uflow": 20}
 
 
@@ -70,46 +82,23 @@ class GivenByName(Given):
         return dict(zip(self.layers, levels, strict=True))
 
 
-def fastflow(layers: Sequence[str]) -> nn.Module:
-    from anomalib.models.image.fastflow import torch_model
+class GivenNormed(LayerNormFeatureExtractor):
+    """U-Flow's own layer norms, on given features."""
 
-    given = Given(layers)
-    with patch.object(torch_model.timm, "create_model", lambda *_, **__: given):
-        return torch_model.FastflowModel((_SIZE, _SIZE), "resnet18")
+    def __init__(self, layers: Sequence[str]):
+        nn.Module.__init__(self)
+        self.channels = [_CHANNELS[layer] for layer in layers]
+        self.scale_factors = [_STRIDES[layer] for layer in layers]
+        self.scales = range(len(layers))
+        sizes = [(c, _SIZE // s, _SIZE // s) for c, s in zip(self.channels, self.scale_factors, strict=True)]
+        self.feature_normalizations = nn.ModuleList(nn.LayerNorm(size) for size in sizes)
 
-
-def cflow(layers: Sequence[str]) -> nn.Module:
-    from anomalib.models.image.cflow import torch_model
-
-    with patch.object(torch_model, "TimmFeatureExtractor", lambda **_: GivenByName(layers)):
-        return torch_model.CflowModel(BACKBONE, layers)
-
-
-def uflow(layers: Sequence[str]) -> nn.Module:
-    from anomalib.models.image.uflow import feature_extraction, torch_model
-
-    class Normed(feature_extraction.LayerNormFeatureExtractor):
-        """Their layer norms, on given features."""
-
-        def __init__(self):
-            nn.Module.__init__(self)
-            self.channels = [_CHANNELS[layer] for layer in layers]
-            self.scale_factors = [_STRIDES[layer] for layer in layers]
-            self.scales = range(len(layers))
-            self.feature_normalizations = nn.ModuleList(
-                nn.LayerNorm([c, _SIZE // s, _SIZE // s])
-                for c, s in zip(self.channels, self.scale_factors, strict=True)
-            )
-
-        def extract_features(self, levels: Levels) -> Levels:
-            return levels
-
-    with patch.object(torch_model, "get_feature_extractor", lambda *_: Normed()):
-        return torch_model.UflowModel((_SIZE, _SIZE))
+    def extract_features(self, levels: Levels) -> Levels:
+        return levels
 
 
 class UpsampleTo(nn.Module):
-    """Bilinear to the next finer grid; where sizes halve exactly it is their factor of 2."""
+    """Bilinear to the next finer grid; where sizes halve exactly it is CS-Flow's factor of 2."""
 
     def __init__(self, sizes: Sequence[int]):
         super().__init__()
@@ -119,29 +108,40 @@ class UpsampleTo(nn.Module):
         return F.interpolate(maps, size=2 * (self.finer[maps.shape[-1]],), mode="bilinear")
 
 
+def fastflow(layers: Sequence[str]) -> nn.Module:
+    with patch.object(fastflow_model.timm, "create_model", lambda *_, **__: Given(layers)):
+        return fastflow_model.FastflowModel((_SIZE, _SIZE), "resnet18")
+
+
+def cflow(layers: Sequence[str]) -> nn.Module:
+    with patch.object(cflow_model, "TimmFeatureExtractor", lambda **_: GivenByName(layers)):
+        return cflow_model.CflowModel(BACKBONE, layers)
+
+
+def uflow(layers: Sequence[str]) -> nn.Module:
+    with patch.object(uflow_model, "get_feature_extractor", lambda *_: GivenNormed(layers)):
+        return uflow_model.UflowModel((_SIZE, _SIZE))
+
+
 def csflow(hidden: int) -> nn.Module:
-    from anomalib.models.image.csflow import torch_model
+    def node(_: int, height: int, width: int, name: str) -> nn.Module:
+        return input_node(_CHANNELS[STRIDE_16], height, width, name=name)
 
-    def input_node(_: int, height: int, width: int, name: str) -> nn.Module:
-        return node(_CHANNELS[STRIDE_16], height, width, name=name)
-
-    node = torch_model.InputNode
+    input_node = csflow_model.InputNode
     with (
-        patch.object(torch_model, "InputNode", input_node),
-        patch.object(torch_model, "CsFlowMultiScaleFeatureExtractor", lambda **_: Given([STRIDE_16])),
+        patch.object(csflow_model, "InputNode", node),
+        patch.object(csflow_model, "CsFlowMultiScaleFeatureExtractor", lambda **_: Given([STRIDE_16])),
     ):
-        model = torch_model.CsFlowModel((_SIZE, _SIZE), cross_conv_hidden_channels=hidden)
-    sizes = [-(-size // 16) for size in _PYRAMID.values()]
+        model = csflow_model.CsFlowModel((_SIZE, _SIZE), cross_conv_hidden_channels=hidden)
+    sizes = [math.ceil(size / _STRIDES[STRIDE_16]) for size in _PYRAMID.values()]
     for module in model.modules():
-        if isinstance(module, torch_model.CrossConvolutions):
+        if isinstance(module, csflow_model.CrossConvolutions):
             module.upsample = UpsampleTo(sizes)
     return model
 
 
 def csflow_loss(z: Sequence[torch.Tensor], log_det: torch.Tensor) -> torch.Tensor:
     """CsFlowLoss with each image's own log-determinant: theirs is the batch's sum, for every image."""
-    from anomalib.models.image.csflow.loss import CsFlowLoss
-
     return CsFlowLoss.forward(z, log_det / len(log_det))
 
 
@@ -152,65 +152,62 @@ def uflow_loss(z: Sequence[torch.Tensor], log_det: torch.Tensor) -> torch.Tensor
 
 @dataclass(frozen=True)
 class Flow:
-    """One flow to measure: how it is built, what it is, and the loss if not anomalib's."""
+    """One flow to measure: anomalib's Lightning class, its settings, model and loss, and what it is fed."""
 
-    method: str
+    lightning: type
     settings: dict
     build: Callable[[], nn.Module]
-    loss: Callable | None = None
+    loss: Callable | None
+    features: tuple[str, ...]
     batch: int = _BATCH
-    features: tuple[str, ...] = field(default=(STRIDE_8, STRIDE_16))
+
+    @property
+    def method(self) -> str:
+        return self.lightning.__name__.lower()
 
 
 def flows(hidden: int) -> Iterator[Flow]:
     """Every flow and setting; "repaired" where anomalib's loss mixes a batch's sum with its mean."""
-    both, three = (STRIDE_8, STRIDE_16), (STRIDE_4, STRIDE_8, STRIDE_16)
+    two, three = (STRIDE_8, STRIDE_16), (STRIDE_4, STRIDE_8, STRIDE_16)
     for batch in (_BATCH, 8):
-        settings = {"layers": list(both), "flow_steps": 8}
-        yield Flow("fastflow", settings, partial(fastflow, both), batch=batch)
-    settings = {"layers": list(both), "coupling_blocks": 8, "fiber_batch_size": 64}
-    yield Flow("cflow", settings, partial(cflow, both))
-    for code, loss in (("as shipped", None), ("loss repaired", csflow_loss)):
+        settings = {"layers": list(two), "flow_steps": 8}
+        yield Flow(Fastflow, settings, partial(fastflow, two), FastflowLoss(), two, batch)
+    settings = {"layers": list(two), "coupling_blocks": 8, "fiber_batch_size": 64}
+    yield Flow(Cflow, settings, partial(cflow, two), None, two)
+    for code, loss in (("as shipped", CsFlowLoss()), ("loss repaired", csflow_loss)):
         settings = {"layer": STRIDE_16, "scales": list(_PYRAMID.values()), "hidden": hidden, "code": code}
-        yield Flow("csflow", settings, partial(csflow, hidden), loss, features=tuple(_PYRAMID))
-    for layers in (three, both):
-        for code, loss in (("as shipped", None), ("loss repaired", uflow_loss)):
+        yield Flow(Csflow, settings, partial(csflow, hidden), loss, tuple(_PYRAMID))
+    for layers in (three, two):
+        for code, loss in (("as shipped", UFlowLoss()), ("loss repaired", uflow_loss)):
             settings = {"layers": list(layers), "flow_steps": 4, "code": code}
-            yield Flow("uflow", settings, partial(uflow, layers), loss, features=layers)
+            yield Flow(Uflow, settings, partial(uflow, layers), loss, layers)
 
 
 class Wrapper(SimpleNamespace):
     """What the methods of anomalib's Lightning classes ask of `self`; their constructors download weights."""
 
-    def __init__(self, method: str, model: nn.Module, loss: Callable | None):
-        from anomalib.models import Cflow, Csflow, Fastflow, Uflow
-        from anomalib.models.image.csflow.loss import CsFlowLoss
-        from anomalib.models.image.fastflow.loss import FastflowLoss
-        from anomalib.models.image.uflow.loss import UFlowLoss
-
-        lightning = {"fastflow": Fastflow, "cflow": Cflow, "csflow": Csflow, "uflow": Uflow}[method]
-        own = {"fastflow": FastflowLoss, "cflow": None, "csflow": CsFlowLoss, "uflow": UFlowLoss}[method]
-        super().__init__(model=model, parameters=model.parameters, learning_rate=1e-4)
-        self.loss = loss or (own and own())
+    def __init__(self, flow: Flow):
+        model = flow.build()
+        super().__init__(model=model, parameters=model.parameters, loss=flow.loss, learning_rate=_CFLOW_RATE)
         self.log = self.log_dict = lambda *_, **__: None
         self.manual_backward = torch.Tensor.backward
-        self.lightning, self.steps_itself = lightning, method == "cflow"
-        self.clip = lightning.trainer_arguments.fget(self).get("gradient_clip_val", 0)
-        configured = lightning.configure_optimizers(self)
-        (self.optimizer,), schedulers = configured if isinstance(configured, tuple) else ([configured], [])
-        self.schedulers = schedulers
+        self.flow = flow
+        self.clip = flow.lightning.trainer_arguments.fget(self).get("gradient_clip_val", 0)
+        found = flow.lightning.configure_optimizers(self)
+        (self.optimizer,), self.schedulers = found if isinstance(found, tuple) else ([found], [])
         self.optimizers = lambda: self.optimizer
 
-    def epoch(self, features: Levels, batch: int) -> None:
+    def epoch(self, features: Levels) -> None:
         """One pass over the features in random order, as Lightning's; the last batch may be smaller."""
         self.model.train()
-        for chosen in torch.randperm(len(features[0])).split(batch):
+        for chosen in torch.randperm(len(features[0])).split(self.flow.batch):
             levels = SimpleNamespace(image=features.take(chosen))
-            if self.steps_itself:
-                self.lightning.training_step(self, levels)
+            if self.flow.lightning is Cflow:
+                # It steps its optimizer itself, once for each 64 positions.
+                Cflow.training_step(self, levels)
                 continue
             self.optimizer.zero_grad()
-            self.lightning.training_step(self, levels)["loss"].backward()
+            self.flow.lightning.training_step(self, levels)["loss"].backward()
             if self.clip:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.optimizer.step()
@@ -230,8 +227,6 @@ class Extractor:
     """Our backbone through anomalib's extractor: every layer and scale that a flow asks for."""
 
     def __init__(self, state: dict[str, torch.Tensor], images: Images):
-        from anomalib.models.components import TimmFeatureExtractor
-
         layers = [STRIDE_4, STRIDE_8, STRIDE_16]
         self.feature_extractor = TimmFeatureExtractor(BACKBONE, layers, pre_trained=False)
         load_weights(self, state)
@@ -254,17 +249,17 @@ def measure(flow: Flow, epochs: int, images: Images, extractor: Extractor) -> di
     """Train one flow on one dataset and score its test images: the record."""
     train, test = (extractor(part, flow.features) for part in (images.train, images.test))
     torch.manual_seed(_SEED)
-    wrapper = Wrapper(flow.method, flow.build(), flow.loss)
+    wrapper = Wrapper(flow)
     record = {"method": flow.method, "settings": flow.settings | {"batch": flow.batch, "epochs": epochs}}
     record |= {"dataset": images.name, "train_images": len(images.train)}
     start = time.perf_counter()
     for _ in range(epochs):
-        wrapper.epoch(train, flow.batch)
+        wrapper.epoch(train)
     seconds = time.perf_counter() - start
     record |= {"fit_seconds": round(seconds, 3), "seconds_per_epoch": round(seconds / epochs, 3)}
     model = wrapper.model.eval()
-    record |= score(model, test, images, len(images.test) if flow.method == "cflow" else _BATCH)
-    if flow.method == "cflow":
+    record |= score(model, test, images, len(images.test) if flow.lightning is Cflow else _BATCH)
+    if flow.lightning is Cflow:
         shipped = score(model, test, images, _BATCH)
         record |= {f"{key}_batches_of_{_BATCH}": shipped[key] for key in shipped if "auroc" in key}
     few = images.test[:_TIMED]
@@ -313,12 +308,12 @@ def speed(folder: Path, hidden: int) -> dict[str, dict[str, float]]:
 
 
 def flow_speed(flow: Flow, features: Levels) -> dict[str, float]:
-    wrapper = Wrapper(flow.method, flow.build(), flow.loss)
-    wrapper.epoch(features.take(slice(flow.batch)), flow.batch)
+    wrapper = Wrapper(flow)
+    wrapper.epoch(features.take(slice(flow.batch)))
     times = []
     for _ in range(2):
         start = time.perf_counter()
-        wrapper.epoch(features, flow.batch)
+        wrapper.epoch(features)
         times.append(time.perf_counter() - start)
     model, few = wrapper.model.eval(), features.take(slice(_TIMED))
     return {"epoch": min(times), "image_ms": milliseconds(partial(model, few), repeats=5)}
