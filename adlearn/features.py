@@ -32,8 +32,9 @@ class FeatureExtractor(nn.Module):
     `layers` are strides (8: the deepest layer at 1/8 of the input size) or timm's module names ("layer2").
     `forward` maps images (B, 3, H, W) in [0, 1] to {name: (B, C, h, w)}, shallow to deep; with `pool`, to the
     means over all positions, (B, C, 1, 1), whose cache is hundreds of times smaller. Weights never change: no
-    gradients, batch norm always in evaluation mode. Raises `WeightsError` when the backbone's weights can't
-    be had and `DataError` for a layer it does not have.
+    gradients, batch norm always in evaluation mode; `differentiable` is the same with gradients with respect
+    to the images. Raises `WeightsError` when the backbone's weights can't be had and `DataError` for a layer
+    it does not have.
     """
 
     def __init__(
@@ -57,6 +58,10 @@ class FeatureExtractor(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> Features:
+        return self.differentiable(images)
+
+    def differentiable(self, images: torch.Tensor) -> Features:
+        """What `forward` returns, with gradients with respect to `images` where these ask for them."""
         inputs = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         chunks = inputs.split(_CPU_CHUNK if inputs.device.type == "cpu" else len(inputs))
         parts = [self.trunk(chunk) for chunk in chunks]

@@ -102,12 +102,15 @@ def _rows(records: Records) -> list[dict[str, Any]]:
     return [{"method": m, "dataset": d} | values for (m, d), values in records.items()]
 
 
-def start(notebook: str, seed: int = 0) -> Run:
-    """Begin a notebook: choose device and profile, seed, set the figures' look; say so in one line."""
+def start(notebook: str, seed: int = 0, figure_kb: int = 70) -> Run:
+    """Begin a notebook: choose device and profile, seed, set the figures' look; say so in one line.
+
+    A figure is stored in `figure_kb` kB if it can be: fewer where a notebook shows many, since it has 1 MB.
+    """
     from .plotting.style import use_style
 
     seed_everything(seed)
-    use_style()
+    use_style(figure_kb)
     run = Run(notebook, best_device(), profile(), seed)
     if not dry_run():
         with storage_errors(run.results_path):

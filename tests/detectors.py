@@ -30,9 +30,19 @@ class Small:
 # Class name -> how to test it. Every concrete detector of adlearn.methods must be here.
 SMALL: dict[str, Small] = {
     "AlignedPaDiM": Small({"num_angles": 24}),
+    "AltUB": Small({"steps": 2, "epochs": 3}),
+    "AttentDifferNet": Small(
+        {"factors": (1, 2), "rotations": 2, "num_blocks": 2, "hidden": 32, "epochs": 10}
+    ),
+    "CAINNFlow": Small({"steps": 2, "epochs": 3}),
+    "CFlow": Small({"steps": 2, "epochs": 4, "share": 0.25}),
+    "CSFlow": Small({"hidden": 8, "kernels": (3, 3), "epochs": 4}),
     "DFKDE": Small(),
     "DFM": Small(),
+    "DifferNet": Small({"factors": (1, 2), "rotations": 2, "num_blocks": 2, "hidden": 32, "epochs": 10}),
     "FAPM": Small(),
+    "FastFlow": Small({"steps": 2, "epochs": 3}),
+    "FRAnomaly": Small({"steps": 2, "epochs": 3}),
     "FRE": Small(),
     "GCPF": Small({"num_clusters": 3}),
     "KNN": Small(),
@@ -44,11 +54,13 @@ SMALL: dict[str, Small] = {
     "PatchGaussian": Small(),
     "PixelGaussian": Small(),
     "PNI": Small({"codewords": 16, "epochs": 1}),
+    "PyramidFlow": Small({"size": 32, "levels": 3, "stacks": 1, "epochs": 2}),
     "ReConPatch": Small({"coreset_ratio": 0.25, "dimensions": 32, "epochs": 1}),
     "SelfSimilarity": Small({"words": 40}),
     "SOE": Small({"num_dimensions": 8}),
     "SOMAD": Small({"epochs": 3}),
     "SPADE": Small({"num_images": 3}),
+    "UFlow": Small({"steps": 2, "epochs": 3, "batch_size": 2}),
 }
 
 

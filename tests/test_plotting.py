@@ -394,6 +394,9 @@ def test_jupyter_is_shown_compact_pngs():
         figure = score_histogram(*scored())
         data, _ = shell.display_formatter.format(figure)
         assert data["image/png"] == compact_png(figure)
+        show_as_compact_png(budget=2000)
+        data, _ = shell.display_formatter.format(figure)
+        assert data["image/png"] == compact_png(figure, budget=2000) != compact_png(figure)
     finally:
         InteractiveShell.clear_instance()
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from ..data import load
 from ..detector import FeatureDetector
 from ..features import FeatureExtractor, Features
+from ..methods.normalizing_flow import CFlow, CSFlow, FastFlow, UFlow
 from ..threads import one_thread
 from . import Row, benchmark, seconds
 from .anomalib import ask, present
@@ -18,8 +19,15 @@ from .anomalib import ask, present
 _SIZE, _IMAGES, _TIMED = 224, 64, 4
 _PYRAMID = {"1": _SIZE, "1/2": _SIZE // 2, "1/4": _SIZE // 4}
 _HIDDEN = 64
-# Name of anomalib's flow -> ours, to be trained for one epoch, and the features it takes.
-_OURS: dict[str, tuple[Callable[[], FeatureDetector], tuple[str, ...]]] = {}
+_LEVELS = ("blocks.2", "blocks.4")
+_EPOCH = {"epochs": 1, "batch_size": 32}
+# Name of anomalib's flow -> ours at the same size, to be trained for one epoch, and the features it takes.
+_OURS: dict[str, tuple[Callable[[], FeatureDetector], tuple[str, ...]]] = {
+    "fastflow": (lambda: FastFlow(steps=8, **_EPOCH), _LEVELS),
+    "cflow": (lambda: CFlow(steps=8, **_EPOCH), _LEVELS),
+    "csflow": (lambda: CSFlow(kernels=(3, 3, 3, 5), hidden=_HIDDEN, **_EPOCH), tuple(_PYRAMID)),
+    "uflow": (lambda: UFlow(steps=4, **_EPOCH), _LEVELS),
+}
 
 
 @benchmark("flows")
@@ -37,8 +45,8 @@ def flows() -> list[Row]:
 
 
 def _features(images: torch.Tensor) -> Features:
-    """The three levels of U-Flow (FastFlow and CFLOW take two of them) and CS-Flow's three scales."""
-    levels, deepest = FeatureExtractor(layers=(4, 8, 16)), FeatureExtractor(layers=(16,))
+    """Two levels of the image, and CS-Flow's three scales of the deeper one."""
+    levels, deepest = FeatureExtractor(), FeatureExtractor(layers=(16,))
     scales = {name: F.interpolate(images, size=(size, size)) for name, size in _PYRAMID.items()}
     return levels(images) | {name: maps for name, x in scales.items() for maps in deepest(x).values()}
 

@@ -41,14 +41,13 @@ sys.path.append(str(Path(__file__).resolve().parent))
 
 from peer_anomalib import BACKBONE, STRIDE_8, STRIDE_16, Images, check_features, load_weights, read, write
 
-STRIDE_4 = "blocks.1"
 _SIZE, _BATCH, _TIMED, _SEED = 224, 32, 4, 0
-_CHANNELS = {STRIDE_4: 24, STRIDE_8: 40, STRIDE_16: 112}
-_STRIDES = {STRIDE_4: 4, STRIDE_8: 8, STRIDE_16: 16}
+_CHANNELS = {STRIDE_8: 40, STRIDE_16: 112}
+_STRIDES = {STRIDE_8: 8, STRIDE_16: 16}
 # CS-Flow's image sizes are the full one, a half and a quarter of it.
 _PYRAMID = {"1": _SIZE, "1/2": _SIZE // 2, "1/4": _SIZE // 4}
 _CFLOW_RATE = 1e-4
-_EPOCHS = {"fastflow": 20, "cflow": 2, "csflow": 10, "uflow": 20}
+_EPOCHS = {"fastflow": 6, "cflow": 2, "csflow": 6, "uflow": 6}
 
 
 class Levels(list):
@@ -168,19 +167,18 @@ class Flow:
 
 def flows(hidden: int) -> Iterator[Flow]:
     """Every flow and setting; "repaired" where anomalib's loss mixes a batch's sum with its mean."""
-    two, three = (STRIDE_8, STRIDE_16), (STRIDE_4, STRIDE_8, STRIDE_16)
+    layers = (STRIDE_8, STRIDE_16)
     for batch in (_BATCH, 8):
-        settings = {"layers": list(two), "flow_steps": 8}
-        yield Flow(Fastflow, settings, partial(fastflow, two), FastflowLoss(), two, batch)
-    settings = {"layers": list(two), "coupling_blocks": 8, "fiber_batch_size": 64}
-    yield Flow(Cflow, settings, partial(cflow, two), None, two)
+        settings = {"layers": list(layers), "flow_steps": 8}
+        yield Flow(Fastflow, settings, partial(fastflow, layers), FastflowLoss(), layers, batch)
+    settings = {"layers": list(layers), "coupling_blocks": 8, "fiber_batch_size": 64}
+    yield Flow(Cflow, settings, partial(cflow, layers), None, layers)
     for code, loss in (("as shipped", CsFlowLoss()), ("loss repaired", csflow_loss)):
         settings = {"layer": STRIDE_16, "scales": list(_PYRAMID.values()), "hidden": hidden, "code": code}
         yield Flow(Csflow, settings, partial(csflow, hidden), loss, tuple(_PYRAMID))
-    for layers in (three, two):
-        for code, loss in (("as shipped", UFlowLoss()), ("loss repaired", uflow_loss)):
-            settings = {"layers": list(layers), "flow_steps": 4, "code": code}
-            yield Flow(Uflow, settings, partial(uflow, layers), loss, layers)
+    for code, loss in (("as shipped", UFlowLoss()), ("loss repaired", uflow_loss)):
+        settings = {"layers": list(layers), "flow_steps": 4, "code": code}
+        yield Flow(Uflow, settings, partial(uflow, layers), loss, layers)
 
 
 class Wrapper(SimpleNamespace):
@@ -227,7 +225,7 @@ class Extractor:
     """Our backbone through anomalib's extractor: every layer and scale that a flow asks for."""
 
     def __init__(self, state: dict[str, torch.Tensor], images: Images):
-        layers = [STRIDE_4, STRIDE_8, STRIDE_16]
+        layers = [STRIDE_8, STRIDE_16]
         self.feature_extractor = TimmFeatureExtractor(BACKBONE, layers, pre_trained=False)
         load_weights(self, state)
         check_features(self, images)

@@ -1,6 +1,7 @@
 """Figures as small PNGs: a notebook has 1 MB for all its outputs, and photographs hardly compress."""
 
 import io
+from functools import partial
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -29,7 +30,7 @@ def compact_png(figure: Figure, budget: int = BUDGET) -> bytes:
     return small.getvalue()
 
 
-def show_as_compact_png() -> None:
+def show_as_compact_png(budget: int = BUDGET) -> None:
     """Have Jupyter show every figure through `compact_png`; nothing happens outside Jupyter."""
     try:
         from IPython import get_ipython
@@ -37,4 +38,4 @@ def show_as_compact_png() -> None:
         return
     shell = get_ipython()
     if shell is not None:
-        shell.display_formatter.formatters["image/png"].for_type(Figure, compact_png)
+        shell.display_formatter.formatters["image/png"].for_type(Figure, partial(compact_png, budget=budget))

@@ -62,14 +62,14 @@ styled = mpl.rc_context(STYLE)
 """Decorator: the function draws in this look, before `use_style` too."""
 
 
-def use_style() -> None:
-    """Apply the look to the reader's own figures too, and let Jupyter show figures as small PNGs."""
+def use_style(figure_kb: int = 70) -> None:
+    """Apply the look to the reader's own figures too; Jupyter shows figures as PNGs of `figure_kb` kB."""
     import matplotlib.pyplot as plt
 
     # Jupyter's own handling of figures is set up when pyplot resolves its backend; ours goes on top.
     plt.switch_backend(mpl.get_backend())
     plt.rcParams.update(STYLE)
-    show_as_compact_png()
+    show_as_compact_png(1000 * figure_kb)
 
 
 def new_figure(height: float, width: float = WIDTH, layout: str = "constrained") -> Figure:
