@@ -162,8 +162,8 @@ def test_an_image_comes_back_from_its_latents():
 
 def test_every_level_is_changed_once_a_stack_given_levels_of_the_other_kind():
     flow = PyramidStack(3, level_sizes((16, 16), 5), stacks=2)
-    assert [c.level for c in flow.couplings] == [1, 3, 0, 2, 4] * 2
-    assert all((near - c.level) % 2 for c in flow.couplings for near in c.neighbours)
+    assert [c.level for c in flow.layers] == [1, 3, 0, 2, 4] * 2
+    assert all((near - c.level) % 2 for c in flow.layers for near in c.neighbours)
 
 
 def test_the_loss_is_the_papers():

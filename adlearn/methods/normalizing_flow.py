@@ -429,7 +429,7 @@ def position_code(maps: torch.Tensor, size: int = 128) -> torch.Tensor:
     """CFLOW's condition: `size` numbers for each of the h * w positions of maps (B, h, w, C), row by row.
 
     The first half are sines and cosines of the column, the second half of the row, in turn, with wavelengths
-    from 2 pi to nearly 2 pi 10,000 positions. Raises `DataError` unless `size` is divisible by 4.
+    from 2 pi towards 2 pi 10,000 positions. Raises `DataError` unless `size` is divisible by 4.
     """
     if size < 4 or size % 4:
         raise DataError(f"a position code needs a size divisible by 4, got {size}")
@@ -1511,32 +1511,17 @@ class PyramidCoupling(nn.Module):
         return [*pyramid[: self.level], x, *pyramid[self.level + 1 :]]
 
 # %% notebooks/04_normalizing_flow.ipynb #54c0c636
-class PyramidStack(nn.Module):
+class PyramidStack(CrossScaleFlow):
     """`stacks` times: couplings that change the odd levels of a pyramid, then the even ones.
 
     `sizes` are the (h, w) of the levels, at least two; `options` are those of `PyramidCoupling`.
     """
 
     def __init__(self, channels: int, sizes: Sequence[tuple[int, int]], stacks: int, **options: Any):
-        super().__init__()
         order = [*range(1, len(sizes), 2), *range(0, len(sizes), 2)]
-        self.couplings = nn.ModuleList(
-            [PyramidCoupling(channels, level, sizes, **options) for _ in range(stacks) for level in order]
+        super().__init__(
+            *(PyramidCoupling(channels, level, sizes, **options) for _ in range(stacks) for level in order)
         )
-
-    def forward(self, pyramid: Pyramid) -> tuple[Pyramid, torch.Tensor]:
-        """Latent pyramid and log-determinant (B,)."""
-        log_det = pyramid[0].new_zeros(len(pyramid[0]))
-        for coupling in self.couplings:
-            pyramid, change = coupling(pyramid)
-            log_det = log_det + change
-        return pyramid, log_det
-
-    def inverse(self, pyramid: Pyramid) -> Pyramid:
-        """The pyramid that `forward` maps to this one."""
-        for coupling in reversed(self.couplings):
-            pyramid = coupling.inverse(pyramid)
-        return pyramid
 
 # %% notebooks/04_normalizing_flow.ipynb #45318b95
 def fourier_loss(latents: Pyramid) -> torch.Tensor:
