@@ -182,6 +182,17 @@ def _anatomy(backbone: str) -> tuple[list[dict], bool]:
     return whole.feature_info, isinstance(whole, timm.models.VisionTransformer)
 
 
+def untrained(backbone: str, layers: Sequence[int | str]) -> nn.Module:
+    """The same network as a `FeatureExtractor`'s trunk with random weights, to be trained: a student.
+
+    Maps normalised images (B, 3, H, W) to the list of those layers' maps (B, C, h, w), shallow to deep.
+    """
+    info, _ = _anatomy(backbone)
+    found = _find_layers(backbone, info, layers)
+    args = {"features_only": True, "feature_cls": "getter", "out_indices": found}
+    return timm.create_model(backbone, pretrained=False, **args).to(memory_format=torch.channels_last)
+
+
 def _find_layers(backbone: str, info: list[dict], layers: Sequence[int | str]) -> list[int]:
     """Indices into timm's list of a backbone's stages, ascending."""
     by_stride = {layer["reduction"]: i for i, layer in enumerate(info)}

@@ -4,14 +4,16 @@ import threading
 import time
 from types import TracebackType
 
+import numpy as np
 import psutil
 import torch
 
 from .data.base import Benchmark
 from .detector import Detector, FeatureDetector, Prediction
 from .metrics import evaluate
+from .runtime import dry_run
 
-_TIMED_IMAGES = 4
+_TIMED_IMAGES, _WARM_UP = 4, 4
 
 
 class PeakMemory:
@@ -82,6 +84,20 @@ def score(prediction: Prediction, benchmark: Benchmark) -> dict[str, float]:
     if prediction.map is not None and test.has_masks:
         pixels = {"maps": prediction.map, "masks": test.masks()}
     return evaluate(prediction.score, test.labels, **pixels)
+
+
+def latency(detector: Detector, image: torch.Tensor, repeats: int = 40) -> dict[str, float]:
+    """Milliseconds of `predict` on one image (3, H, W): median and 95th percentile of `repeats` calls.
+
+    Four calls go before, to warm up; on CUDA each call waits for its result. Gradient maps are included.
+    """
+    batch, times = image[None].to(detector.device), []
+    for _ in range(_WARM_UP + (2 if dry_run() else repeats)):
+        start = time.perf_counter()
+        detector.predict(batch).cpu()
+        times.append((time.perf_counter() - start) * 1e3)
+    median, high = np.percentile(times[_WARM_UP:], [50, 95])
+    return {"latency_median_ms": round(float(median), 2), "latency_p95_ms": round(float(high), 2)}
 
 
 def _milliseconds(detector: Detector, benchmark: Benchmark) -> float:

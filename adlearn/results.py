@@ -23,10 +23,12 @@ COLUMNS = {
     "pixel_aupro": "AUPRO",
     "fit_seconds": "fit s",
     "ms_per_image": "ms / image",
+    "latency_median_ms": "median ms",
+    "latency_p95_ms": "95th percentile ms",
     "model_mb": "model MB",
     "peak_mb": "peak MB",
 }
-_COSTS = ("seconds", "ms_per_image", "peak_mb")
+_COSTS = ("seconds", "ms_per_image", "_ms", "peak_mb")
 _SCORES = ("auroc", "aupr", "aupro", "f1", "pro", "spro")
 _KEY = ("notebook", "profile", "method", "dataset")
 _SCORE_TOLERANCE = 0.02

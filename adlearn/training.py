@@ -60,6 +60,28 @@ def train(
     return history
 
 
+def descend(
+    module: nn.Module,
+    loss: Callable[[Any], torch.Tensor],
+    batches: Batches,
+    *,
+    epochs: int,
+    learning_rate: float,
+    weight_decay: float = 1e-5,
+    **options: Any,
+) -> torch.Tensor:
+    """`train` with Adam, gradients clipped at norm 1 and a learning rate that falls to 0 along a cosine.
+
+    `options` go to `train`. Returns the loss of each epoch (epochs,), on the module's device.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=learning_rate, weight_decay=weight_decay)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    options = {"clip": 1.0, **options}
+    history = train(module, loss, batches, epochs=epochs, optimizer=optimizer, scheduler=scheduler, **options)
+    return torch.tensor(history, device=next(module.parameters()).device)
+
+
 def _epoch(
     module: nn.Module,
     loss: Callable[[Any], torch.Tensor],

@@ -14,7 +14,7 @@ from tiny import SIDE, draw_image
 from adlearn import features
 from adlearn.data.base import AnomalyDataset, Sample
 from adlearn.errors import DataError
-from adlearn.features import FeatureExtractor, FeatureStore, aggregate, pooled
+from adlearn.features import FeatureExtractor, FeatureStore, aggregate, pooled, untrained
 from adlearn.weights import DEFAULT_BACKBONE, packaged_state
 
 
@@ -340,3 +340,14 @@ def test_pooled_is_the_mean_over_positions():
     maps = {"a": torch.rand(2, 3, 4, 4), "b": torch.rand(2, 5, 2, 2)}
     expected = torch.cat([F.adaptive_avg_pool2d(m, 1).flatten(1) for m in maps.values()], dim=1)
     torch.testing.assert_close(pooled(maps), expected)
+
+
+def test_an_untrained_network_has_the_teachers_shape_and_random_weights(images):
+    teacher = FeatureExtractor(DEFAULT_BACKBONE, (16, 4))
+    torch.manual_seed(0)
+    student = untrained(DEFAULT_BACKBONE, (16, 4))
+    assert [m.shape for m in student(images)] == [m.shape for m in teacher(images).values()]
+    ours, theirs = dict(student.named_parameters()), dict(teacher.trunk.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert all(p.requires_grad for p in ours.values())
+    assert not torch.equal(ours["model.conv_stem.weight"], theirs["model.conv_stem.weight"])

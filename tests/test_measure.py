@@ -6,7 +6,7 @@ import toys
 
 from adlearn.detector import Prediction
 from adlearn.features import FeatureExtractor
-from adlearn.measure import PeakMemory, measure, score
+from adlearn.measure import PeakMemory, latency, measure, score
 from adlearn.metrics import evaluate
 
 
@@ -69,3 +69,21 @@ def test_peak_memory_stops_watching_after_an_error():
     with pytest.raises(ZeroDivisionError), peak:
         1 / 0  # noqa: B018
     assert not peak._thread.is_alive()
+
+
+def test_latency_is_median_and_percentile_of_single_images(tiny, monkeypatch):
+    """On a clock of our own: 4 calls to warm up, then calls of 1 to 40 ms."""
+    detector, batches, now = toys.ToyPixels().fit(tiny.train), [], 0.0
+    slept = iter([99.0] * 4 + [float(n) for n in range(1, 41)])
+
+    def predict(images):
+        nonlocal now
+        batches.append(images.shape)
+        now += next(slept) / 1e3
+        return Prediction(torch.zeros(len(images)))
+
+    monkeypatch.setattr(detector, "predict", predict)
+    monkeypatch.setattr("adlearn.measure.time.perf_counter", lambda: now)
+    found = latency(detector, tiny.test[0].image)
+    assert found == {"latency_median_ms": pytest.approx(20.5), "latency_p95_ms": pytest.approx(38.05)}
+    assert batches == [(1, *tiny.test[0].image.shape)] * 44

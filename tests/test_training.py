@@ -1,3 +1,6 @@
+import copy
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -241,3 +244,38 @@ def test_devices_whose_random_state_is_kept(device):
     expected = [] if device.type == "cpu" else [device.index or 0]
     assert training._rng_devices(device) == expected
     assert hasattr(getattr(torch, training._rng_type(device)), "get_rng_state")
+
+
+def test_descend_is_adam_along_a_cosine_with_clipped_gradients(linear):
+    """Against the same three steps written out, on one batch an epoch."""
+    x, y = torch.randn(8, 1), 50 * torch.randn(8, 1)
+    own, theirs = linear, copy.deepcopy(linear)
+    history = training.descend(
+        own,
+        lambda batch: (own(batch[0]) - batch[1]).square().mean(),
+        lambda generator: [(x, y)],
+        epochs=3,
+        learning_rate=0.1,
+        weight_decay=0.01,
+    )
+    optimizer = torch.optim.Adam(theirs.parameters(), weight_decay=0.01)
+    for epoch in range(3):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * epoch / 3))
+        optimizer.zero_grad()
+        loss = (theirs(x) - y).square().mean()
+        torch.testing.assert_close(history[epoch], loss.detach())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        optimizer.step()
+    torch.testing.assert_close(own.weight, theirs.weight)
+
+
+def test_descend_leaves_frozen_parameters_alone(linear):
+    module = nn.Sequential(linear, nn.Linear(1, 1))
+    module[0].requires_grad_(False)
+    before = linear.weight.clone()
+    batches = training.tensor_batches(torch.randn(4, 1), batch_size=2)
+    training.descend(
+        module, lambda b: module(b[0]).square().mean(), batches, epochs=1, learning_rate=0.1, clip=None
+    )
+    assert torch.equal(linear.weight, before)
