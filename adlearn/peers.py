@@ -32,15 +32,18 @@ def beside(
     """A table "ours / anomalib's" of `metric`, a row for each of our methods, a column for each data set.
 
     `ours` are a run's records by (method, data set). `pairs` names, for each of our methods, anomalib's
-    method and the settings that single out its record. A number nobody measured is "-".
+    method and the settings that single out its record; without `datasets`, the columns are those of these
+    records. A number nobody measured is "-".
     """
     records = load()
-    columns = list(dict.fromkeys(r["dataset"] for r in records)) if datasets is None else list(datasets)
+    found = {name: [r for r in records if _matches(r, *pair)] for name, pair in pairs.items()}
+    measured = dict.fromkeys(r["dataset"] for r in records if any(r in chosen for chosen in found.values()))
+    columns = list(measured if datasets is None else datasets)
     table = {}
     for name, (method, settings) in pairs.items():
-        theirs = {r["dataset"]: r.get(metric) for r in records if _matches(r, method, settings)}
-        if not theirs:
+        if not found[name]:
             raise DataError(f"data/anomalib.json has no record of {method} with {dict(settings)}")
+        theirs = {r["dataset"]: r.get(metric) for r in found[name]}
         cells = ((ours.get((name, d), {}).get(metric), theirs.get(d)) for d in columns)
         table[name] = [" / ".join("-" if v is None else f"{v:.3f}" for v in cell) for cell in cells]
     return pd.DataFrame.from_dict(table, orient="index", columns=columns)

@@ -43,23 +43,26 @@ class Entry:
 
 @dataclass(frozen=True)
 class Images:
-    """A dataset as `peer_export.py` wrote it; `train` and `test` are normalised for the backbone."""
+    """A dataset as `peer_export.py` wrote it; the images are normalised for the backbone."""
 
     name: str
     train: torch.Tensor
+    validation: torch.Tensor
     test: torch.Tensor
     labels: np.ndarray
     masks: np.ndarray | None
     probe: dict[str, torch.Tensor]
+    extra: dict[str, np.ndarray]
 
 
 def read(path: Path) -> Images:
     """Load one .npz."""
     content = np.load(path)
-    train, test = (torch.from_numpy(content[key]) for key in ("train", "test"))
+    parts = [torch.from_numpy(content[key]) for key in ("train", "validation", "test")]
     masks = content["masks"] if "masks" in content.files else None
     probe = {k.removeprefix("probe/"): torch.from_numpy(content[k]) for k in content.files if "probe/" in k}
-    return Images(path.stem.replace("_", "/", 1), train, test, content["labels"], masks, probe)
+    extra = {k.removeprefix("extra/"): content[k] for k in content.files if "extra/" in k}
+    return Images(path.stem.replace("_", "/", 1), *parts, content["labels"], masks, probe, extra)
 
 
 def padim(n_features: int) -> nn.Module:
