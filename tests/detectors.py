@@ -11,6 +11,7 @@ import torch
 import adlearn.methods
 from adlearn.data.base import AnomalyDataset, Benchmark
 from adlearn.detector import Detector, FeatureDetector
+from adlearn.weights import DEFAULT_BACKBONE
 
 
 @dataclass(frozen=True)
@@ -27,41 +28,75 @@ class Small:
     no_fake_cuda: str = ""
 
 
+# A small student on images.
+_STUDENT = {"layers": (4, 8), "epochs": 6, "batch_size": 4}
+
 # Class name -> how to test it. Every concrete detector of adlearn.methods must be here.
 SMALL: dict[str, Small] = {
+    "AEKD": Small({"epochs": 15, "code": 32, "widths": (8, 8, 16), "batch_size": 2}),
     "AlignedPaDiM": Small({"num_angles": 24}),
     "AltUB": Small({"steps": 2, "epochs": 3}),
+    "AST": Small({"kernels": (3, 3), "hidden": 32, "teacher_epochs": 3, "epochs": 6}),
     "AttentDifferNet": Small(
         {"factors": (1, 2), "rotations": 2, "num_blocks": 2, "hidden": 32, "epochs": 10}
     ),
     "CAINNFlow": Small({"steps": 2, "epochs": 3}),
+    "CDO": Small(_STUDENT),
     "CFlow": Small({"steps": 2, "epochs": 4, "share": 0.25}),
     "CSFlow": Small({"hidden": 8, "kernels": (3, 3), "epochs": 4}),
+    "DAF": Small(_STUDENT | {"fill": "noise", "epochs": 8}),
     "DFKDE": Small(),
     "DFM": Small(),
     "DifferNet": Small({"factors": (1, 2), "rotations": 2, "num_blocks": 2, "hidden": 32, "epochs": 10}),
+    "EfficientAD": Small(
+        {"size": 64, "channels": (8, 16, 16, 16), "decoder": (2, 4), "epochs": 8}
+        | {"distillation": {"count": 16, "epochs": 2}}
+    ),
+    "EMMRKD": Small({"epochs": 10, "code": 32, "widths": (8, 8, 16), "batch_size": 2}),
     "FAPM": Small(),
     "FastFlow": Small({"steps": 2, "epochs": 3}),
     "FRAnomaly": Small({"steps": 2, "epochs": 3}),
     "FRE": Small(),
     "GCPF": Small({"num_clusters": 3}),
+    "GlancingPatch": Small({"epochs": 4}),
+    "GNL": Small({"epochs": 10, "code": 32, "widths": (8, 8, 16), "batch_size": 2}),
+    "IKD": Small(_STUDENT),
     "KNN": Small(),
     "LDKNN": Small({"coreset_ratio": 0.25}),
+    "MaskedFeatureRegeneration": Small({"epochs": 4}),
+    "MemKD": Small({"epochs": 10, "code": 32, "widths": (8, 8, 16), "batch_size": 2, "items": 8}),
+    "MKD": Small(_STUDENT, no_fake_cuda="its map is a gradient, and backward does not work there"),
     "MVG": Small({"layers": (8, 16)}),
     "NPad": Small({"num_centroids": 5}),
     "PaDiM": Small({"num_dimensions": 50}),
     "PatchCore": Small({"coreset_ratio": 0.25}),
     "PatchGaussian": Small(),
+    "PEFM": Small({"layers": (8, 16), "second": DEFAULT_BACKBONE, "second_layers": (4, 8), "epochs": 8}),
+    "PFM": Small({"layers": (8, 16), "second": DEFAULT_BACKBONE, "second_layers": (4, 8), "epochs": 8}),
     "PixelGaussian": Small(),
     "PNI": Small({"codewords": 16, "epochs": 1}),
     "PyramidFlow": Small({"size": 32, "levels": 3, "stacks": 1, "epochs": 2}),
+    "RDPlusPlus": Small({"code": 8, "widths": (8, 8, 8), "epochs": 6}),
     "ReConPatch": Small({"coreset_ratio": 0.25, "dimensions": 32, "epochs": 1}),
+    "ReverseDistillation": Small({"code": 8, "widths": (8, 8, 8), "epochs": 6}),
+    "RSA": Small(_STUDENT),
+    "RSTPM": Small(_STUDENT),
     "SelfSimilarity": Small({"words": 40}),
     "SOE": Small({"num_dimensions": 8}),
     "SOMAD": Small({"epochs": 3}),
     "SPADE": Small({"num_images": 3}),
+    "STFPM": Small({"epochs": 6, "batch_size": 4}),
     "UFlow": Small({"steps": 2, "epochs": 3, "batch_size": 2}),
+    "UniNet": Small({"epochs": 6, "code": 32, "widths": (8, 8, 16), "batch_size": 2}),
+    "UninformedStudents": Small(
+        {"patch_sizes": (17,), "width": 8, "dimensions": 8, "epochs": 8}
+        | {"teacher_images": 16, "teacher_epochs": 2}
+    ),
 }
+
+
+# They fit and predict with what a subclass gives.
+BASES = ("FeatureStudent", "StudentTeacher")
 
 
 @dataclass(frozen=True)
@@ -98,6 +133,8 @@ def discover() -> list[type[Detector]]:
 
 def is_concrete(cls: type) -> bool:
     """Whether both verbs of `cls` lead to code of its own."""
+    if cls.__name__ in BASES:
+        return False
     if not issubclass(cls, Detector) or cls.fit is Detector.fit or cls.predict is Detector.predict:
         return False
     if cls.fit is FeatureDetector.fit and cls.fit_features is FeatureDetector.fit_features:
