@@ -225,7 +225,7 @@ def test_corrupted_weights_are_refused_before_anything_is_computed(tmp_path, mon
     content = bytearray(packaged_weights().read_bytes())
     content[1000] ^= 255
     (tmp_path / "weights.pth").write_bytes(content)
-    monkeypatch.setattr("adlearn.weights.packaged_weights", lambda: tmp_path / "weights.pth")
+    monkeypatch.setattr("adlearn.weights.packaged_weights", lambda _: tmp_path / "weights.pth")
     with pytest.raises(WeightsError, match=r"weights\.pth is damaged.*reinstall"):
         FeatureExtractor()
     (tmp_path / "cut.pth").write_bytes(content[:-1])

@@ -10,7 +10,7 @@ __all__ = ['STYLES', 'cosine_map', 'position_loss', 'flat_loss', 'summed_map', '
            'mean_of_largest', 'UniNet', 'recall', 'RecallingNetwork', 'MemKD', 'MutualMapping', 'EMMRKD',
            'AutoencoderStudent', 'AEKD', 'matched', 'changed_outputs', 'augmix', 'GNL']
 
-# %% notebooks/06_reverse_distillation.ipynb #558d6ded
+# %% notebooks/06_reverse_distillation.ipynb #c3d5df8e
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -34,12 +34,12 @@ from adlearn.methods.student_teacher import FeatureStudent, StudentTeacher
 from adlearn.threads import one_thread, threads
 from adlearn.weights import DEFAULT_BACKBONE
 
-# %% notebooks/06_reverse_distillation.ipynb #80a94ba2
+# %% notebooks/06_reverse_distillation.ipynb #ad7125d9
 def cosine_map(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
     """1 - cosine of the vectors at each position (B, h, w), of two maps (B, C, h, w) (RD4AD, Eq. 1)."""
     return 1 - F.cosine_similarity(teacher, student, dim=1)
 
-# %% notebooks/06_reverse_distillation.ipynb #da764ab9
+# %% notebooks/06_reverse_distillation.ipynb #f59d5a4e
 def position_loss(teachers: Sequence[torch.Tensor], students: Sequence[torch.Tensor]) -> torch.Tensor:
     """RD4AD's loss in the paper (Eq. 2): `cosine_map`, mean over positions and batch, summed over levels."""
     return sum(cosine_map(t, s).mean() for t, s in zip(teachers, students, strict=True))
@@ -50,7 +50,7 @@ def flat_loss(teachers: Sequence[torch.Tensor], students: Sequence[torch.Tensor]
     pairs = zip(teachers, students, strict=True)
     return sum((1 - F.cosine_similarity(t.flatten(1), s.flatten(1))).mean() for t, s in pairs)
 
-# %% notebooks/06_reverse_distillation.ipynb #9218616c
+# %% notebooks/06_reverse_distillation.ipynb #5ce68ae1
 def summed_map(
     teachers: Sequence[torch.Tensor], students: Sequence[torch.Tensor], size: tuple[int, int], sigma: float
 ) -> torch.Tensor:
@@ -59,7 +59,7 @@ def summed_map(
     maps = sum(upsample(cosine_map(t, s), size) for t, s in pairs)
     return smooth(maps, sigma) if sigma > 0 else maps
 
-# %% notebooks/06_reverse_distillation.ipynb #beccc436
+# %% notebooks/06_reverse_distillation.ipynb #c6652fbe
 class ResidualBlock(nn.Module):
     """ResNet's basic block, ReLU(BN(conv(ReLU(BN(first(x))))) + BN(shortcut(x))), at 1/2 or 2 times the size.
 
@@ -84,7 +84,7 @@ class ResidualBlock(nn.Module):
         """Maps (B, outputs, scale * h, scale * w) of (B, inputs, h, w); half of an odd size is rounded up."""
         return F.relu(self.body(x) + self.shortcut(x))
 
-# %% notebooks/06_reverse_distillation.ipynb #0cdc22fc
+# %% notebooks/06_reverse_distillation.ipynb #a6188ce2
 class OneClassEmbedding(nn.Module):
     """RD4AD's bottleneck (OCBE): all levels fused at the coarsest, then embedded at half of its size.
 
@@ -114,7 +114,7 @@ class OneClassEmbedding(nn.Module):
         down = [part(m) for part, m in zip(self.down, maps, strict=True)]
         return self.embed(self.fuse(torch.cat(down, dim=1)))
 
-# %% notebooks/06_reverse_distillation.ipynb #426d2c47
+# %% notebooks/06_reverse_distillation.ipynb #6f7de75c
 class ReverseDecoder(nn.Module):
     """RD4AD's student: from the code back to every level, deep to shallow, one doubling residual block each.
 
@@ -136,7 +136,7 @@ class ReverseDecoder(nn.Module):
             restored.insert(0, head(x))
         return restored
 
-# %% notebooks/06_reverse_distillation.ipynb #ea28b017
+# %% notebooks/06_reverse_distillation.ipynb #fc17cdb0
 class ReverseNetwork(nn.Module):
     """Bottleneck and decoder in one: a teacher's maps in, the restored maps out."""
 
@@ -148,7 +148,7 @@ class ReverseNetwork(nn.Module):
         """Restored maps, shallow to deep, of the teacher's maps (B, C, h, w)."""
         return self.decoder(self.bottleneck(maps), maps)
 
-# %% notebooks/06_reverse_distillation.ipynb #1d20a3d2
+# %% notebooks/06_reverse_distillation.ipynb #f43cc8b8
 class ReverseDistillation(FeatureStudent):
     """Anomaly detection via reverse distillation from one-class embedding (Deng and Li, CVPR 2022), compact.
 
@@ -199,7 +199,7 @@ class ReverseDistillation(FeatureStudent):
         maps = summed_map(teachers, self.student(teachers), size, self.sigma)
         return Prediction(maps.amax(dim=(1, 2)), maps)
 
-# %% notebooks/06_reverse_distillation.ipynb #89c811a0
+# %% notebooks/06_reverse_distillation.ipynb #8602a374
 # The largest value of a sum of simplex noise's bumps with slopes of length 1, by dimension (measured).
 _PEAK = {2: 0.0101, 3: 0.0092}
 
@@ -212,7 +212,7 @@ def random_slopes(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     order = torch.randperm(256, generator=generator)
     return order, F.normalize(torch.randn(256, n, generator=generator), dim=1)
 
-# %% notebooks/06_reverse_distillation.ipynb #933ada4d
+# %% notebooks/06_reverse_distillation.ipynb #32c1c658
 def simplex_noise(points: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """Simplex noise (...) at points (..., n), n = 2 or 3: smooth, mean 0, largest values about 1.
 
@@ -237,7 +237,7 @@ def simplex_noise(points: torch.Tensor, seed: int = 0) -> torch.Tensor:
         noise += bump * (slopes[index] * to_point).sum(dim=-1)
     return noise / _PEAK[n]
 
-# %% notebooks/06_reverse_distillation.ipynb #c7c83626
+# %% notebooks/06_reverse_distillation.ipynb #d1356e66
 def noise_octaves(
     size: tuple[int, int], wavelength: float, octaves: int = 6, persistence: float = 0.6, seed: int = 0
 ) -> torch.Tensor:
@@ -249,7 +249,7 @@ def noise_octaves(
     points = torch.stack(axes, dim=-1) / wavelength
     return sum(persistence**k * simplex_noise(points * 2**k, seed) for k in range(octaves))
 
-# %% notebooks/06_reverse_distillation.ipynb #8e1da160
+# %% notebooks/06_reverse_distillation.ipynb #877e618e
 def blend_noise(images: torch.Tensor, seed: int = 0, strength: float = 0.2) -> torch.Tensor:
     """Pseudo-abnormal images (B, 3, H, W): each gets noise on one random rectangle, as in RD++'s code.
 
@@ -263,7 +263,7 @@ def blend_noise(images: torch.Tensor, seed: int = 0, strength: float = 0.2) -> t
         part += strength * noise.to(part)
     return noisy
 
-# %% notebooks/06_reverse_distillation.ipynb #b0b126b9
+# %% notebooks/06_reverse_distillation.ipynb #4280f9c9
 def random_span(length: int, generator: torch.Generator) -> slice:
     """A random interval of [0, length), 10/256 to 1/8 as long."""
     shortest, longest = max(1, round(length * 10 / 256)), max(2, length // 8)
@@ -271,13 +271,13 @@ def random_span(length: int, generator: torch.Generator) -> slice:
     start = int(torch.randint(length - extent + 1, (), generator=generator))
     return slice(start, start + extent)
 
-# %% notebooks/06_reverse_distillation.ipynb #16b70615
+# %% notebooks/06_reverse_distillation.ipynb #77342ad0
 def squared_cost(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Cost (..., n, m) to move points (..., n, D) to points (..., m, D): half the squared distance."""
     inner = x @ y.transpose(-1, -2)
     return (x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :]) / 2 - inner
 
-# %% notebooks/06_reverse_distillation.ipynb #f2ce9d44
+# %% notebooks/06_reverse_distillation.ipynb #ba51318d
 @torch.no_grad()
 def transport_plan(cost: torch.Tensor, epsilon: float, iterations: int) -> torch.Tensor:
     """The plan (..., n, m) of least cost minus `epsilon` times its entropy, by Sinkhorn's iterations.
@@ -293,7 +293,7 @@ def transport_plan(cost: torch.Tensor, epsilon: float, iterations: int) -> torch
     f = -math.log(n) - (log_kernel + g).logsumexp(dim=-1, keepdim=True)
     return (log_kernel + f + g).exp()
 
-# %% notebooks/06_reverse_distillation.ipynb #c01f39e7
+# %% notebooks/06_reverse_distillation.ipynb #933d60e5
 def transport_cost(
     x: torch.Tensor, y: torch.Tensor, epsilon: float = 0.05, iterations: int = 10
 ) -> torch.Tensor:
@@ -304,7 +304,7 @@ def transport_cost(
     cost = squared_cost(x, y)
     return (transport_plan(cost, epsilon, iterations) * cost).sum(dim=(-2, -1))
 
-# %% notebooks/06_reverse_distillation.ipynb #fd284e1d
+# %% notebooks/06_reverse_distillation.ipynb #10d7602c
 def sinkhorn_divergence(
     x: torch.Tensor, y: torch.Tensor, epsilon: float = 0.05, iterations: int = 10
 ) -> torch.Tensor:
@@ -312,7 +312,7 @@ def sinkhorn_divergence(
     xy, xx, yy = (transport_cost(*pair, epsilon, iterations) for pair in ((x, y), (x, x), (y, y)))
     return xy - (xx + yy) / 2
 
-# %% notebooks/06_reverse_distillation.ipynb #24f77bea
+# %% notebooks/06_reverse_distillation.ipynb #bb64ed56
 def transport_loss(projected: Sequence[torch.Tensor], points: int = 24) -> torch.Tensor:
     """Self-supervised optimal transport (SSOT): how far apart the projected maps of two normal images are.
 
@@ -328,7 +328,7 @@ def transport_loss(projected: Sequence[torch.Tensor], points: int = 24) -> torch
         total = total + (transport_cost(cloud, cloud.roll(1, dims=0)) - transport_cost(cloud, cloud)).mean()
     return total
 
-# %% notebooks/06_reverse_distillation.ipynb #cd761645
+# %% notebooks/06_reverse_distillation.ipynb #a936ab39
 def contrast_loss(
     normal: Sequence[torch.Tensor], abnormal: Sequence[torch.Tensor], margin: float = -0.5
 ) -> torch.Tensor:
@@ -336,7 +336,7 @@ def contrast_loss(
     cosines = (F.cosine_similarity(n.flatten(1), a.flatten(1)) for n, a in zip(normal, abnormal, strict=True))
     return sum((cosine - margin).clamp(min=0).mean() for cosine in cosines)
 
-# %% notebooks/06_reverse_distillation.ipynb #2db2ecac
+# %% notebooks/06_reverse_distillation.ipynb #6cf5b927
 def projection(channels: int) -> nn.Module:
     """RD++'s projection of a level: four 3x3 convolutions with instance norm, to 1/2, 1/4, 1/2 and back."""
     widths = [channels, channels // 2, channels // 4, channels // 2, channels]
@@ -345,7 +345,7 @@ def projection(channels: int) -> nn.Module:
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.InstanceNorm2d(outputs), nn.LeakyReLU()]
     return nn.Sequential(*layers)
 
-# %% notebooks/06_reverse_distillation.ipynb #82f9d488
+# %% notebooks/06_reverse_distillation.ipynb #c7234c97
 class ProjectedNetwork(ReverseNetwork):
     """RD++'s network: a projection per level between the teacher and the bottleneck."""
 
@@ -365,7 +365,7 @@ class ProjectedNetwork(ReverseNetwork):
         """Restored maps, shallow to deep, of the teacher's maps (B, C, h, w)."""
         return self.restore(self.project(maps))
 
-# %% notebooks/06_reverse_distillation.ipynb #a7950eca
+# %% notebooks/06_reverse_distillation.ipynb #44df1b0b
 def noisy_copies(images: torch.Tensor, copies: int, seed: int) -> torch.Tensor:
     """`copies` versions (B, copies, 3, H, W) of each of the images (B, 3, H, W), each with other noise."""
     seeds = [seed + copy * len(images) for copy in range(copies)]
@@ -378,7 +378,7 @@ def projected_adam(network: ProjectedNetwork, rate: float, projection_rate: floa
     groups = [{"params": network.projections.parameters(), "lr": projection_rate}, {"params": rest}]
     return torch.optim.Adam(groups, lr=rate, betas=(0.5, 0.999))
 
-# %% notebooks/06_reverse_distillation.ipynb #1d7596cf
+# %% notebooks/06_reverse_distillation.ipynb #86aa2355
 class RDPlusPlus(ReverseDistillation):
     """Revisiting reverse distillation for anomaly detection (Tien et al., CVPR 2023), compact.
 
@@ -447,7 +447,7 @@ class RDPlusPlus(ReverseDistillation):
         """Refused: the noise is drawn on images."""
         raise DataError("RDPlusPlus needs the images, to draw noise on them: call fit(dataset)")
 
-# %% notebooks/06_reverse_distillation.ipynb #2bd1099a
+# %% notebooks/06_reverse_distillation.ipynb #79626525
 def domain_weights(prior: torch.Tensor, theta: float = 1.0) -> torch.Tensor:
     """UniNet's feature selection: weights (B, C, h, w) from a teacher's maps (B, C, h, w), not negative.
 
@@ -456,7 +456,7 @@ def domain_weights(prior: torch.Tensor, theta: float = 1.0) -> torch.Tensor:
     local = prior.flatten(2).softmax(dim=2).view_as(prior)
     return local * (theta + prior.mean(dim=(2, 3), keepdim=True))
 
-# %% notebooks/06_reverse_distillation.ipynb #ed465819
+# %% notebooks/06_reverse_distillation.ipynb #d035c908
 def log_match(teacher: torch.Tensor, student: torch.Tensor, temperature: float) -> torch.Tensor:
     """Log-probability (B, h * w) that a student's vector picks the teacher's vector of its own position.
 
@@ -467,7 +467,7 @@ def log_match(teacher: torch.Tensor, student: torch.Tensor, temperature: float) 
     similarity = s.transpose(1, 2) @ t / temperature
     return similarity.diagonal(dim1=1, dim2=2) - similarity.logsumexp(dim=2)
 
-# %% notebooks/06_reverse_distillation.ipynb #c32b99e9
+# %% notebooks/06_reverse_distillation.ipynb #42d53ea0
 def lattice(maps: Sequence[torch.Tensor], positions: int) -> list[torch.Tensor]:
     """Every n-th row and column of maps (B, C, h, w) of one size, n the least that leaves about `positions`.
 
@@ -494,7 +494,7 @@ def match_loss(
     cosine, contrast, margin = loss_terms(teacher, student, temperature, positions)
     return balance * cosine + (1 - balance) * contrast + margin
 
-# %% notebooks/06_reverse_distillation.ipynb #438ce77e
+# %% notebooks/06_reverse_distillation.ipynb #85fd7737
 class TwoBranchBlock(nn.Module):
     """UniNet's residual block: each half of the channels through two convolutions of its own kernel size.
 
@@ -523,7 +523,7 @@ class TwoBranchBlock(nn.Module):
         halves = zip(self.branches, x.tensor_split(2, dim=1), strict=True)
         return F.relu(self.join(torch.cat([f(half) for f, half in halves], dim=1)) + self.shortcut(x))
 
-# %% notebooks/06_reverse_distillation.ipynb #2c4b77af
+# %% notebooks/06_reverse_distillation.ipynb #5c1e694f
 class TwoBranchEmbedding(OneClassEmbedding):
     """UniNet's bottleneck: RD4AD's way down, then blocks of two branches without a fusion before them."""
 
@@ -541,7 +541,7 @@ class TwoBranchEmbedding(OneClassEmbedding):
         first = TwoBranchBlock(joined, code, 0.5, kernels)
         self.embed = nn.Sequential(first, *(TwoBranchBlock(code, code, 1, kernels) for _ in range(depth - 1)))
 
-# %% notebooks/06_reverse_distillation.ipynb #3386d960
+# %% notebooks/06_reverse_distillation.ipynb #d80d1138
 class TwoTeachers(nn.Module):
     """What UniNet trains: target teacher (None for the source alone), bottleneck and decoder.
 
@@ -575,7 +575,7 @@ class TwoTeachers(nn.Module):
         parts = zip(teachers, restored, units, strict=True)
         return [r * domain_weights(F.relu(t) / unit) for t, r, unit in parts]
 
-# %% notebooks/06_reverse_distillation.ipynb #a048093f
+# %% notebooks/06_reverse_distillation.ipynb #cefe38a7
 def two_teachers(
     trunk: nn.Module | None,
     channels: Sequence[int],
@@ -589,7 +589,7 @@ def two_teachers(
     target = None if trunk is None else copy.deepcopy(trunk).requires_grad_(True)
     return TwoTeachers(target, restore, len(channels)).to(memory_format=torch.channels_last)
 
-# %% notebooks/06_reverse_distillation.ipynb #92607c33
+# %% notebooks/06_reverse_distillation.ipynb #5931a25c
 def descend_at_two_rates(
     network: TwoTeachers,
     loss: Callable[[Any], torch.Tensor],
@@ -608,7 +608,7 @@ def descend_at_two_rates(
     history = training.train(network, loss, batches, optimizer=optimizer, scheduler=scheduler, **options)
     return torch.tensor(history, device=network.largest.device)
 
-# %% notebooks/06_reverse_distillation.ipynb #0af9ba09
+# %% notebooks/06_reverse_distillation.ipynb #2b523066
 def decision_count(peaks: torch.Tensor, pixels: int, alpha: float = 0.01, beta: float = 3e-5) -> torch.Tensor:
     """How many of an image's `pixels` to average (B,), at least one.
 
@@ -625,7 +625,7 @@ def mean_of_largest(maps: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     totals = maps.flatten(1).sort(dim=1, descending=True).values.cumsum(dim=1)
     return totals.gather(1, count[:, None] - 1)[:, 0] / count
 
-# %% notebooks/06_reverse_distillation.ipynb #90ce2951
+# %% notebooks/06_reverse_distillation.ipynb #32f0d64e
 class UniNet(StudentTeacher):
     """UniNet (Wei et al., CVPR 2025), unsupervised and compact.
 
@@ -693,7 +693,7 @@ class UniNet(StudentTeacher):
         maps = summed_map(teachers, students, (images.shape[-2], images.shape[-1]), self.sigma)
         return Prediction(mean_of_largest(maps, decision_count(torch.stack(peaks, 1), maps[0].numel())), maps)
 
-# %% notebooks/06_reverse_distillation.ipynb #b07bd3e8
+# %% notebooks/06_reverse_distillation.ipynb #d2dbecdb
 def recall(maps: torch.Tensor, memory: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
     """What `memory` (N, C) answers to each position of maps (B, C, h, w): its rows, weighted by likeness.
 
@@ -720,7 +720,7 @@ class RecallingNetwork(ReverseNetwork):
         restored = super().forward(maps)
         return [r + answer for r, answer in zip(restored, self.recalled(restored), strict=True)]
 
-# %% notebooks/06_reverse_distillation.ipynb #e0a14fae
+# %% notebooks/06_reverse_distillation.ipynb #95896528
 class MemKD(ReverseDistillation):
     """Remembering normality: memory-guided knowledge distillation (Gu et al., ICCV 2023), its idea.
 
@@ -750,7 +750,7 @@ class MemKD(ReverseDistillation):
         """RD4AD's loss, plus the distance of the exemplars from what the memory makes of them."""
         return super().loss(*features) + position_loss(self.normals, self.student.recalled(self.normals))
 
-# %% notebooks/06_reverse_distillation.ipynb #e1247aa2
+# %% notebooks/06_reverse_distillation.ipynb #8241d18c
 class MutualMapping(nn.Module):
     """Each level plus a mapping, 1x1 and resized, of every other level; then batch norm."""
 
@@ -770,7 +770,7 @@ class MutualMapping(nn.Module):
             mixed.append(norm(own + sum(parts)))
         return mixed
 
-# %% notebooks/06_reverse_distillation.ipynb #1b204171
+# %% notebooks/06_reverse_distillation.ipynb #91d34b08
 class EMMRKD(ReverseDistillation):
     """Mutual mapping between levels before the bottleneck: the idea in Tong et al.'s title (2024)."""
 
@@ -780,7 +780,7 @@ class EMMRKD(ReverseDistillation):
         bottleneck = nn.Sequential(MutualMapping(self.extractor.channels), plain.bottleneck)
         return ReverseNetwork(bottleneck, plain.decoder)
 
-# %% notebooks/06_reverse_distillation.ipynb #877de9ba
+# %% notebooks/06_reverse_distillation.ipynb #be76176f
 class AutoencoderStudent(nn.Module):
     """Encoder of residual blocks from the image, then RD4AD's bottleneck and decoder."""
 
@@ -799,7 +799,7 @@ class AutoencoderStudent(nn.Module):
             maps.append(block(maps[-1]))
         return self.restore(maps)
 
-# %% notebooks/06_reverse_distillation.ipynb #f70b9efa
+# %% notebooks/06_reverse_distillation.ipynb #3bd3e00e
 class AEKD(StudentTeacher):
     """Auto-encoder knowledge distillation (Wu et al., 2024), compact: an autoencoder as student."""
 
@@ -837,7 +837,7 @@ class AEKD(StudentTeacher):
         size = (images.shape[-2], images.shape[-1])
         return summed_map(targets, self.student(self.normalised(images)), size, self.sigma)
 
-# %% notebooks/06_reverse_distillation.ipynb #6c95c28c
+# %% notebooks/06_reverse_distillation.ipynb #fc1bcad0
 def matched(maps: torch.Tensor, reference: torch.Tensor, share: float) -> torch.Tensor:
     """Maps (B, C, h, w) whose sorted values have moved by `share` towards `reference` (C, n), sorted rows.
 
@@ -863,7 +863,7 @@ def changed_outputs(
         for hook in hooks:
             hook.remove()
 
-# %% notebooks/06_reverse_distillation.ipynb #73718e5e
+# %% notebooks/06_reverse_distillation.ipynb #9a417093
 STYLES: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     image_ops.autocontrast,
     image_ops.equalize,
@@ -887,7 +887,7 @@ def augmix(image: torch.Tensor, generator: torch.Generator, chains: int = 3) -> 
         blend += weight * styled / 255
     return keep * image + (1 - keep) * blend
 
-# %% notebooks/06_reverse_distillation.ipynb #5f26086f
+# %% notebooks/06_reverse_distillation.ipynb #b0c61f1a
 class GNL(ReverseDistillation):
     """Anomaly detection under distribution shift by generalised normality learning (Cao et al., ICCV 2023).
 

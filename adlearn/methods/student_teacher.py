@@ -14,7 +14,7 @@ __all__ = ['KERNELS', 'StudentTeacher', 'FeatureStudent', 'PatchDescriptor', 'bo
            'random_rectangles', 'synthetic_anomalies', 'mask_cells', 'collaborative_loss', 'CDO', 'Rebuilder', 'RSA',
            'balanced_bce', 'RSTPM', 'CueDecoder', 'DAF', 'RingConv', 'GlancingPatch', 'MaskedFeatureRegeneration']
 
-# %% notebooks/05_student_teacher.ipynb #16c14309
+# %% notebooks/05_student_teacher.ipynb #8ef96950
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from itertools import pairwise
@@ -37,7 +37,7 @@ from adlearn.runtime import dry_run
 from adlearn.threads import one_thread, threads
 from adlearn.weights import DEFAULT_BACKBONE
 
-# %% notebooks/05_student_teacher.ipynb #32baf599
+# %% notebooks/05_student_teacher.ipynb #06df40b7
 class StudentTeacher(Detector):
     """A student that learns a frozen teacher's features of normal images: what many methods here share.
 
@@ -105,7 +105,7 @@ class StudentTeacher(Detector):
         maps = self.discrepancy(images, *self.teacher(images).values())
         return Prediction(maps.amax(dim=(1, 2)), maps)
 
-# %% notebooks/05_student_teacher.ipynb #a4b14264
+# %% notebooks/05_student_teacher.ipynb #3e8e7d70
 class FeatureStudent(FeatureDetector):
     """A network trained on frozen features alone, so that `fit` needs no image twice.
 
@@ -162,7 +162,7 @@ class FeatureStudent(FeatureDetector):
         maps = upsample(self.discrepancy(*features.values()), size)
         return Prediction(maps.amax(dim=(1, 2)), maps)
 
-# %% notebooks/05_student_teacher.ipynb #f5e9a78a
+# %% notebooks/05_student_teacher.ipynb #92b121b2
 KERNELS: dict[int, tuple[tuple[int, bool], ...]] = {
     17: ((4, True), (4, False), (4, False)),
     33: ((6, True), (5, True), (2, False), (4, False)),
@@ -208,7 +208,7 @@ class PatchDescriptor(nn.Module):
                 x, dilation = F.max_pool2d(x, 2, stride=1, dilation=dilation), dilation * 2
         return x
 
-# %% notebooks/05_student_teacher.ipynb #f80458f4
+# %% notebooks/05_student_teacher.ipynb #c03d8671
 def bordered(images: torch.Tensor, patch_size: int, stride: int) -> torch.Tensor:
     """Images with mirrored borders: patches every `stride` pixels fill a grid of H / stride by W / stride.
 
@@ -219,7 +219,7 @@ def bordered(images: torch.Tensor, patch_size: int, stride: int) -> torch.Tensor
     padded = F.pad(images, (first, last, first, last), mode="reflect")
     return padded.contiguous(memory_format=torch.channels_last)
 
-# %% notebooks/05_student_teacher.ipynb #40531f92
+# %% notebooks/05_student_teacher.ipynb #9aba41ab
 def distillation_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """L_k: squared distance of decoded descriptors to the pretrained network's, (B, P) each; mean over B."""
     return (decoded - target).square().sum(dim=1).mean()
@@ -244,7 +244,7 @@ def compactness_loss(descriptors: torch.Tensor) -> torch.Tensor:
     correlation = unit.T @ unit
     return correlation.square().sum() - correlation.diagonal().square().sum()
 
-# %% notebooks/05_student_teacher.ipynb #021ac83e
+# %% notebooks/05_student_teacher.ipynb #13ebbdcd
 def random_windows(images: torch.Tensor, size: int) -> torch.Tensor:
     """One random window (B, C, size, size) of each of `images` (B, C, H, W), from the global generator."""
     height, width = images.shape[-2:]
@@ -259,7 +259,7 @@ def varied(patches: torch.Tensor) -> torch.Tensor:
     brightness = 0.8 + 0.4 * torch.rand(len(patches), 1, 1, 1, device=patches.device)
     return patches * brightness + 0.02 * torch.randn_like(patches)
 
-# %% notebooks/05_student_teacher.ipynb #5ec2f2f7
+# %% notebooks/05_student_teacher.ipynb #8f86a425
 class TeacherTraining(nn.Module):
     """A descriptor network with the decoder of L_k, and the loss of Sec. 3.1, `weights` = (l_k, l_m, l_c).
 
@@ -291,7 +291,7 @@ class TeacherTraining(nn.Module):
         )
         return sum(weight * value for weight, value in zip(self.weights, losses, strict=True))
 
-# %% notebooks/05_student_teacher.ipynb #ce10f5a7
+# %% notebooks/05_student_teacher.ipynb #2eaa43e9
 def patch_targets(patches: torch.Tensor, pretrained: FeatureExtractor) -> torch.Tensor:
     """The pretrained network's vectors (N, P) of patches (N, 3, p, p), enlarged twofold; standardised.
 
@@ -309,7 +309,7 @@ def scenery_patches(num_images: int, patch_size: int, size: int, seed: int = 0) 
         torch.manual_seed(seed)
         return torch.cat([random_windows(images, patch_size) for _ in range(8)])
 
-# %% notebooks/05_student_teacher.ipynb #99ee32a1
+# %% notebooks/05_student_teacher.ipynb #369f8074
 @one_thread()
 def distilled_teacher(
     patch_size: int = 17,
@@ -336,7 +336,7 @@ def distilled_teacher(
     training.descend(module, lambda batch: module.loss(*batch), batches, desc="teacher", **options)
     return module.network.requires_grad_(False)
 
-# %% notebooks/05_student_teacher.ipynb #66c52222
+# %% notebooks/05_student_teacher.ipynb #96cc4c42
 def student_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Eq. of Sec. 3.2: squared distance of maps (B, d, h, w) at each position, mean over positions."""
     return (prediction - target).square().sum(dim=1).mean()
@@ -351,7 +351,7 @@ def predictive_variance(predictions: torch.Tensor) -> torch.Tensor:
     """v (B, h, w): mean squared distance of the students (M, B, d, h, w) to their mean."""
     return (predictions - predictions.mean(dim=0)).square().sum(dim=2).mean(dim=0)
 
-# %% notebooks/05_student_teacher.ipynb #2925914e
+# %% notebooks/05_student_teacher.ipynb #87fccd95
 class StudentEnsemble(nn.Module):
     """A frozen teacher, its students, and the constants of Sec. 3.2 and 3.3, for one patch size.
 
@@ -407,7 +407,7 @@ class StudentEnsemble(nn.Module):
         found = torch.cat([self.error_and_variance(part).flatten(1) for part in images.split(8)], dim=1)
         self.constants = torch.stack([found.mean(dim=1), found.std(dim=1).clamp_min(1e-6)], dim=1)
 
-# %% notebooks/05_student_teacher.ipynb #a99c51f9
+# %% notebooks/05_student_teacher.ipynb #202f46d7
 @one_thread()
 def train_students(
     ensemble: StudentEnsemble,
@@ -429,7 +429,7 @@ def train_students(
     # Clipping would tie the students together: it scales all gradients by their common norm.
     return training.descend(ensemble, lambda b: ensemble.loss(b[0], window), batches, clip=None, **options)
 
-# %% notebooks/05_student_teacher.ipynb #7b3507b1
+# %% notebooks/05_student_teacher.ipynb #e9621cdc
 class UninformedStudents(Detector):
     """Uninformed students (Bergmann et al., CVPR 2020): an ensemble regresses a teacher's patch descriptors.
 
@@ -497,7 +497,7 @@ class UninformedStudents(Detector):
         maps = torch.stack(levels).mean(dim=0)
         return Prediction(maps.amax(dim=(1, 2)), maps)
 
-# %% notebooks/05_student_teacher.ipynb #803f5cfd
+# %% notebooks/05_student_teacher.ipynb #b48b1030
 def unit(maps: torch.Tensor) -> torch.Tensor:
     """Features (B, C, h, w) with every position's vector divided by its length; a vector of zeros stays 0."""
     return F.normalize(maps, dim=1)
@@ -510,7 +510,7 @@ def level_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor
     """
     return 0.5 * (unit(student) - unit(teacher)).square().sum(dim=1)
 
-# %% notebooks/05_student_teacher.ipynb #4da179e9
+# %% notebooks/05_student_teacher.ipynb #732dd188
 def check_combine(combine: str) -> None:
     """Raise `DataError` unless the levels can be joined that way."""
     if combine not in ("product", "sum"):
@@ -528,7 +528,7 @@ def pyramid_map(
     levels = torch.stack([upsample(distance, size) for distance in distances])
     return levels.prod(dim=0) if combine == "product" else levels.sum(dim=0)
 
-# %% notebooks/05_student_teacher.ipynb #2e77ad30
+# %% notebooks/05_student_teacher.ipynb #50324329
 class STFPM(StudentTeacher):
     """Student-teacher feature pyramid matching (Wang et al., 2021).
 
@@ -567,7 +567,7 @@ class STFPM(StudentTeacher):
         """Anomaly maps (B, H, W)."""
         return pyramid_map(self.distances(images, *targets), tuple(images.shape[-2:]), self.combine)
 
-# %% notebooks/05_student_teacher.ipynb #0d870fae
+# %% notebooks/05_student_teacher.ipynb #aac7fb24
 def standardised(images: torch.Tensor) -> torch.Tensor:
     """Images (B, 3, H, W) in [0, 1] minus ImageNet's mean, over its deviation, in `channels_last`."""
     mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
@@ -607,7 +607,7 @@ class PDN(nn.Sequential):
         )
         he_started(self)
 
-# %% notebooks/05_student_teacher.ipynb #149f817d
+# %% notebooks/05_student_teacher.ipynb #dab8eeef
 def whitened(maps: torch.Tensor, channels: int) -> torch.Tensor:
     """The strongest principal components of maps (N, C, h, w), channels standardised: (N, channels, h, w).
 
@@ -636,7 +636,7 @@ def descriptions(
         raise DataError(f"{backbone} gives {total} channels at {layers}, fewer than the {channels} wanted")
     return whitened(torch.cat(found), channels)
 
-# %% notebooks/05_student_teacher.ipynb #85438848
+# %% notebooks/05_student_teacher.ipynb #1e79c5e8
 @threads(2)
 def trained_teacher(
     images: torch.Tensor,
@@ -664,7 +664,7 @@ def trained_teacher(
     )
     return network
 
-# %% notebooks/05_student_teacher.ipynb #084dac89
+# %% notebooks/05_student_teacher.ipynb #97e46303
 @lru_cache(maxsize=8)
 def sights(count: int, size: int, seed: int = 0) -> torch.Tensor:
     """`scenery`, drawn once: (count, 3, size, size). Don't write into it."""
@@ -682,7 +682,7 @@ def distil(
     images = sights(min(count, 16) if dry_run() else count, 2 * size)
     return trained_teacher(images.to(device), channels, **options).state_dict()
 
-# %% notebooks/05_student_teacher.ipynb #b423ccef
+# %% notebooks/05_student_teacher.ipynb #f28e391a
 def hard_feature_loss(squared: torch.Tensor, p_hard: float = 0.999) -> torch.Tensor:
     """EfficientAD's L_hard (Sec. 3.2) of squared differences (B, C, h, w): one number.
 
@@ -692,7 +692,7 @@ def hard_feature_loss(squared: torch.Tensor, p_hard: float = 0.999) -> torch.Ten
     hard = rows >= torch.quantile(rows, p_hard, dim=1, keepdim=True)
     return ((rows * hard).sum(dim=1) / hard.sum(dim=1)).mean()
 
-# %% notebooks/05_student_teacher.ipynb #17d96040
+# %% notebooks/05_student_teacher.ipynb #dd5247b2
 def jittered(images: torch.Tensor) -> torch.Tensor:
     """Images (B, 3, H, W), each with brightness, contrast or saturation changed by a factor in [0.8, 1.2].
 
@@ -712,7 +712,7 @@ def sometimes_grey(images: torch.Tensor, probability: float = 0.3) -> torch.Tens
     chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < probability
     return torch.where(chosen, images.mean(dim=1, keepdim=True), images)
 
-# %% notebooks/05_student_teacher.ipynb #e02983c3
+# %% notebooks/05_student_teacher.ipynb #ba853ebb
 class AutoEncoder(nn.Sequential):
     """EfficientAD's autoencoder: standardised images (B, 3, `size`, `size`) to (B, `out`, `grid`, `grid`).
 
@@ -733,7 +733,7 @@ class AutoEncoder(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(64, out, 3, padding=1))
         he_started(self)
 
-# %% notebooks/05_student_teacher.ipynb #39379296
+# %% notebooks/05_student_teacher.ipynb #c68d0612
 def map_quantiles(maps: torch.Tensor) -> torch.Tensor:
     """The quantiles q_a = 0.9 and q_b = 0.995 of each branch's maps (branches, N, h, w): (branches, 2)."""
     return torch.quantile(maps.flatten(1), maps.new_tensor((0.9, 0.995)), dim=1).T.contiguous()
@@ -751,7 +751,7 @@ def set_aside(images: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tens
     count = max(1, len(images) // 10)
     return images[order[count:] if len(images) > 1 else order], images[order[:count]]
 
-# %% notebooks/05_student_teacher.ipynb #a74e90f1
+# %% notebooks/05_student_teacher.ipynb #88167d9d
 class ThreeNetworks(nn.Module):
     """EfficientAD's frozen teacher with its statistics, student and autoencoder, for images of `size`."""
 
@@ -801,7 +801,7 @@ class ThreeNetworks(nn.Module):
         pairs = [(plain, self.described(inputs)), (predicted, self.autoencoder(inputs))]
         return torch.stack([(a - b).square().mean(dim=1) for a, b in pairs])
 
-# %% notebooks/05_student_teacher.ipynb #7a56e4f7
+# %% notebooks/05_student_teacher.ipynb #180a8789
 @threads(2)
 def train_networks(
     networks: ThreeNetworks,
@@ -831,7 +831,7 @@ def squares(images: torch.Tensor, size: int) -> torch.Tensor:
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
-# %% notebooks/05_student_teacher.ipynb #f0ab59ab
+# %% notebooks/05_student_teacher.ipynb #3942e143
 class EfficientAD(Detector):
     """Accurate visual anomaly detection at millisecond-level latencies (Batzner et al., WACV 2024), compact.
 
@@ -899,7 +899,7 @@ class EfficientAD(Detector):
         maps = upsample(F.pad(grid[:, None], (4, 4, 4, 4), mode="replicate")[:, 0], images.shape[-2:])
         return Prediction(maps.amax(dim=(1, 2)), maps)
 
-# %% notebooks/05_student_teacher.ipynb #f0d29af6
+# %% notebooks/05_student_teacher.ipynb #c491ac0f
 from adlearn.methods.normalizing_flow import (
     ActNorm,
     AffineCoupling,
@@ -910,7 +910,7 @@ from adlearn.methods.normalizing_flow import (
     position_code,
 )
 
-# %% notebooks/05_student_teacher.ipynb #d0a4320a
+# %% notebooks/05_student_teacher.ipynb #71518bfc
 def code_map(maps: torch.Tensor, size: int) -> torch.Tensor:
     """Sines and cosines of each position of maps (B, C, h, w), as a map (1, size, h, w); `size` % 4 == 0."""
     return position_code(maps.permute(0, 2, 3, 1), size).T.unflatten(1, maps.shape[2:])[None]
@@ -932,7 +932,7 @@ class PlacedSubnet(nn.Module):
         """Of x1 (B, channels, h, w) and code (1, code_size, h, w): (B, out, h, w)."""
         return self.layers(beside(x1, code))
 
-# %% notebooks/05_student_teacher.ipynb #f96c20c8
+# %% notebooks/05_student_teacher.ipynb #fee50114
 def placed_flow(
     channels: int,
     kernels: Sequence[int] = (3, 3, 3, 3),
@@ -954,7 +954,7 @@ def placed_flow(
     steps = [step(number, kernel) for number, kernel in enumerate(kernels)]
     return Flow(ActNorm(channels), *(layer for pair in steps for layer in pair))
 
-# %% notebooks/05_student_teacher.ipynb #624c9c8c
+# %% notebooks/05_student_teacher.ipynb #6bebc772
 def surprise(flow: nn.Module, maps: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood per number, (B, h, w), of maps (B, C, h, w) under a `placed_flow`."""
     return -log_likelihood(*flow(maps, code_map(maps, 32))) / maps.shape[1]
@@ -971,7 +971,7 @@ def fit_flow(
     flow.requires_grad_(False)
     return history
 
-# %% notebooks/05_student_teacher.ipynb #4af85aea
+# %% notebooks/05_student_teacher.ipynb #037c6997
 class ResidualBlock(nn.Module):
     """x + twice (3 x 3 convolution, batch norm, leaky ReLU) of x; starts as the identity."""
 
@@ -1002,7 +1002,7 @@ class ResidualStudent(nn.Module):
         """maps (B, C, h, w) and code (1, code_size, h, w) to (B, C, h, w)."""
         return self.layers(beside(self.norm(maps), code))
 
-# %% notebooks/05_student_teacher.ipynb #ac100af5
+# %% notebooks/05_student_teacher.ipynb #6cc6cfbf
 def unshuffled(maps: Sequence[torch.Tensor]) -> torch.Tensor:
     """Maps (B, C_l, h_l, w_l) of several layers on the coarsest one's grid, (B, C, h, w), without any loss.
 
@@ -1017,7 +1017,7 @@ def unshuffled(maps: Sequence[torch.Tensor]) -> torch.Tensor:
     stacked = torch.cat([F.pixel_unshuffle(m, k) for k, m in zip(factors, maps, strict=True)], dim=1)
     return stacked.contiguous(memory_format=torch.channels_last)
 
-# %% notebooks/05_student_teacher.ipynb #83928748
+# %% notebooks/05_student_teacher.ipynb #97304895
 class AST(FeatureStudent):
     """Asymmetric student-teacher network (Rudolph et al., WACV 2023): a flow teaches a convolutional network.
 
@@ -1089,7 +1089,7 @@ class AST(FeatureStudent):
         pooled = maps.amax if self.image_score == "max" else maps.mean
         return Prediction(pooled(dim=(1, 2)), maps)
 
-# %% notebooks/05_student_teacher.ipynb #1406467d
+# %% notebooks/05_student_teacher.ipynb #1c714e56
 def perceptron(*widths: int) -> nn.Sequential:
     """On every position alone: linear layers through `widths`, batch norm and ReLU behind each."""
     layers = [(nn.Conv2d(a, b, 1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in pairwise(widths)]
@@ -1116,7 +1116,7 @@ class TwoWayMapping(nn.Module):
         of_first, of_second = (self.shared(e(x)) for e, x in zip(self.encoders, (first, second), strict=True))
         return self.decoders[0](of_second), self.decoders[1](of_first)
 
-# %% notebooks/05_student_teacher.ipynb #2ddd095e
+# %% notebooks/05_student_teacher.ipynb #66e9eede
 def matched(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Both maps (B, C1, ...) and (B, C2, ...) on the coarser one's grid, with vectors of length 1."""
     size = min(first.shape[-2:], second.shape[-2:])
@@ -1134,7 +1134,7 @@ def mapping_error(
     found = mapping(*(maps + code for maps, code in zip(pair, codes, strict=True)))
     return sum((a - b).square().sum(dim=1) for a, b in zip(found, pair, strict=True)) / 2
 
-# %% notebooks/05_student_teacher.ipynb #6e2ec246
+# %% notebooks/05_student_teacher.ipynb #13e13ab7
 class PairExtractor(nn.Module):
     """Features of two frozen networks: those of the first, then those of the second, each cached apart."""
 
@@ -1154,7 +1154,7 @@ class PairExtractor(nn.Module):
         found = [network.extract(dataset, batch_size) for network in self.networks]
         return {f"{i}/{name}": maps for i, part in enumerate(found) for name, maps in part.items()}
 
-# %% notebooks/05_student_teacher.ipynb #b1621dd4
+# %% notebooks/05_student_teacher.ipynb #7308bd28
 class PFM(FeatureStudent):
     """Pre-trained feature mapping (Wan et al., IEEE TII 2022): two frozen networks predict one another.
 
@@ -1205,7 +1205,7 @@ class PFM(FeatureStudent):
         maps = torch.stack([upsample(error, size) for error in self.errors(*features.values())]).mean(dim=0)
         return Prediction(maps.amax(dim=(1, 2)), maps)
 
-# %% notebooks/05_student_teacher.ipynb #609e0354
+# %% notebooks/05_student_teacher.ipynb #045743f3
 class PEFM(PFM):
     """Position encoding enhanced feature mapping (Wan et al., CASE 2022); channels must be divisible by 4."""
 
@@ -1213,7 +1213,7 @@ class PEFM(PFM):
         """A position code of as many channels as the map, for each map."""
         return tuple(code_map(maps, maps.shape[1]) for maps in pair)
 
-# %% notebooks/05_student_teacher.ipynb #01787f32
+# %% notebooks/05_student_teacher.ipynb #5e2ae399
 def value_and_direction(
     student: torch.Tensor, teacher: torch.Tensor, value_weight: float = 0.5
 ) -> torch.Tensor:
@@ -1231,7 +1231,7 @@ def opened(maps: torch.Tensor, size: int = 3) -> torch.Tensor:
     eroded = -F.max_pool2d(-maps[:, None], size, 1, size // 2)
     return F.max_pool2d(eroded, size, 1, size // 2)[:, 0]
 
-# %% notebooks/05_student_teacher.ipynb #c8de6d3c
+# %% notebooks/05_student_teacher.ipynb #94e982b4
 class Cloner(nn.Module):
     """MKD's smaller network: as many stages as the teacher, `width` channels wherever no layer is compared.
 
@@ -1267,7 +1267,7 @@ class Cloner(nn.Module):
             images = images.relu()
         return maps
 
-# %% notebooks/05_student_teacher.ipynb #93e39c45
+# %% notebooks/05_student_teacher.ipynb #a0e91374
 class MKD(StudentTeacher):
     """Multiresolution knowledge distillation (Salehi et al., CVPR 2021): a small cloner, gradient maps.
 
@@ -1311,7 +1311,7 @@ class MKD(StudentTeacher):
         maps = opened(smooth(gradient.abs().sum(dim=1), self.sigma))
         return Prediction(losses.detach(), maps)
 
-# %% notebooks/05_student_teacher.ipynb #96619987
+# %% notebooks/05_student_teacher.ipynb #5d3eb2d2
 def hard_positions(distance: torch.Tensor, beta: float = 2.0) -> torch.Tensor:
     """IKD's adaptive margin: a bool mask of where `distance` reaches mean + beta standard deviations.
 
@@ -1330,7 +1330,7 @@ def added_map(distances: Sequence[torch.Tensor], size: tuple[int, int], sigma: f
     """The levels' distances (B, h, w), enlarged to `size`, added, and smoothed with `sigma` pixels."""
     return smooth(pyramid_map(distances, size, "sum"), sigma)
 
-# %% notebooks/05_student_teacher.ipynb #91a3aa44
+# %% notebooks/05_student_teacher.ipynb #29fb378c
 class IKD(STFPM):
     """Informative knowledge distillation (Cao et al., 2022): STFPM on hard positions and their context.
 
@@ -1377,7 +1377,7 @@ class IKD(STFPM):
     def discrepancy(self, images: torch.Tensor, *targets: torch.Tensor) -> torch.Tensor:
         return added_map(self.distances(images, *targets), tuple(images.shape[-2:]), self.sigma)
 
-# %% notebooks/05_student_teacher.ipynb #001eeda4
+# %% notebooks/05_student_teacher.ipynb #0ad720bf
 def random_rectangles(
     shape: tuple[int, int, int],
     device: torch.device,
@@ -1396,7 +1396,7 @@ def random_rectangles(
     rows, columns = inside
     return (rows[..., :, None] & columns[..., None, :] & kept[..., None, None]).any(dim=1)
 
-# %% notebooks/05_student_teacher.ipynb #de7296d1
+# %% notebooks/05_student_teacher.ipynb #8aaaf288
 def synthetic_anomalies(
     images: torch.Tensor, fill: str = "noise", opacity: float = 1.0, count: int = 4
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -1424,7 +1424,7 @@ def mask_cells(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """Masks (B, H, W) on a coarser grid: 1.0 for a cell that holds any masked pixel, (B, h, w)."""
     return F.adaptive_max_pool2d(masks.float()[:, None], grid)[:, 0]
 
-# %% notebooks/05_student_teacher.ipynb #5700a10b
+# %% notebooks/05_student_teacher.ipynb #e8677d22
 def collaborative_loss(distance: torch.Tensor, masks: torch.Tensor, gamma: float = 2.0) -> torch.Tensor:
     """CDO's loss of discrepancies (B, h, w), small where `masks` (bool) is False and large where it is True.
 
@@ -1439,7 +1439,7 @@ def collaborative_loss(distance: torch.Tensor, masks: torch.Tensor, gamma: float
     signed = torch.where(masks, -distance, distance)
     return (weight * signed).sum() / weight.sum()
 
-# %% notebooks/05_student_teacher.ipynb #cf66dcc5
+# %% notebooks/05_student_teacher.ipynb #836f50d1
 class CDO(IKD):
     """Collaborative discrepancy optimisation (Cao et al., 2023): the student also learns where to differ.
 
@@ -1470,7 +1470,7 @@ class CDO(IKD):
         enlarged = ([F.interpolate(m, grid, mode="bilinear") for m in pair] for pair in pairs)
         return sum(collaborative_loss(2 * level_distance(s, t), cells, self.gamma) for s, t in enlarged)
 
-# %% notebooks/05_student_teacher.ipynb #5033e1f4
+# %% notebooks/05_student_teacher.ipynb #6a511131
 class Rebuilder(nn.Module):
     """RSA's second student for one level: pooled features, self-attention among them, and the way back up."""
 
@@ -1494,7 +1494,7 @@ class Rebuilder(nn.Module):
         coarse = attended.transpose(1, 2).unflatten(2, pooled.shape[-2:])
         return self.leave(F.interpolate(coarse, maps.shape[-2:], mode="bilinear"))
 
-# %% notebooks/05_student_teacher.ipynb #8385aa84
+# %% notebooks/05_student_teacher.ipynb #68bb72d8
 class RSA(STFPM):
     """STFPM with a second student that rebuilds the teacher's features (Yamada and Hotta, 2021), compact.
 
@@ -1526,14 +1526,14 @@ class RSA(STFPM):
         rebuilt = [net(maps) for net, maps in zip(self.student["rebuild"], targets, strict=True)]
         return [level_distance(s, t) for s, t in zip([*matched, *rebuilt], targets * 2, strict=True)]
 
-# %% notebooks/05_student_teacher.ipynb #661e7ded
+# %% notebooks/05_student_teacher.ipynb #ec92c283
 def balanced_bce(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of logits and masks (B, h, w): the mean over masked cells plus that over the others."""
     losses = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     inside, outside = losses * masks, losses * (1 - masks)
     return inside.sum() / masks.sum().clamp(min=1) + outside.sum() / (1 - masks).sum().clamp(min=1)
 
-# %% notebooks/05_student_teacher.ipynb #b720a689
+# %% notebooks/05_student_teacher.ipynb #93f8f513
 class RSTPM(RSA):
     """RSA with a discriminative network behind it (Yamada et al., 2022), compact.
 
@@ -1601,7 +1601,7 @@ class RSTPM(RSA):
         logits = self.judge(self.evidence(images, *targets))
         return upsample(logits[:, 0], tuple(images.shape[-2:]))
 
-# %% notebooks/05_student_teacher.ipynb #a70c30fc
+# %% notebooks/05_student_teacher.ipynb #c56144aa
 class CueDecoder(nn.Module):
     """DAF's segmentation network: from the deepest level up, each step reads student's maps and cue."""
 
@@ -1624,7 +1624,7 @@ class CueDecoder(nn.Module):
             inner = step(torch.cat(parts, dim=1))
         return self.head(inner)[:, 0]
 
-# %% notebooks/05_student_teacher.ipynb #7308a411
+# %% notebooks/05_student_teacher.ipynb #69402786
 class DAF(STFPM):
     """Discrepancy aware framework (Cai et al., 2023), compact: discrepancies as a decoder's cue.
 
@@ -1668,7 +1668,7 @@ class DAF(STFPM):
     def discrepancy(self, images: torch.Tensor, *targets: torch.Tensor) -> torch.Tensor:
         return upsample(self.logits(images, *targets)[0], tuple(images.shape[-2:]))
 
-# %% notebooks/05_student_teacher.ipynb #e46e2f8d
+# %% notebooks/05_student_teacher.ipynb #8a419dea
 class RingConv(nn.Conv2d):
     """A convolution that does not see the middle `hole` x `hole` of its window."""
 
@@ -1681,7 +1681,7 @@ class RingConv(nn.Conv2d):
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         return self._conv_forward(maps, self.weight * self.ring, self.bias)
 
-# %% notebooks/05_student_teacher.ipynb #d0f15f92
+# %% notebooks/05_student_teacher.ipynb #82724e03
 class GlancingPatch(FeatureStudent):
     """Global and local feature comparison (Wang et al., CVPR 2021), compact and on frozen features.
 
@@ -1744,7 +1744,7 @@ class GlancingPatch(FeatureStudent):
         distance, logits = self.heads(local, local)
         return distance + logits.sigmoid()
 
-# %% notebooks/05_student_teacher.ipynb #26bcdd00
+# %% notebooks/05_student_teacher.ipynb #e93b0777
 class MaskedFeatureRegeneration(FeatureStudent):
     """A student that regenerates the teacher's features from randomly masked ones (2024; idea only).
 
