@@ -233,8 +233,8 @@ def test_code_that_cannot_be_exported_names_the_notebook(checkout):
 def test_under_nbmake_empty_notebooks_fail_and_the_limit_is_the_whole_notebooks(checkout):
     notebook("00_good", "1")
     notebook("01_empty", "# Only words")
-    notebook("02_slow", "import time; time.sleep(2)", "time.sleep(2)")
-    options = ["-p", "adlearn.notebooks.pytest_plugin", "--nbmake", "--overwrite", "--nbmake-timeout=3"]
+    notebook("02_slow", "import time; time.sleep(4)", "time.sleep(4)")
+    options = ["-p", "adlearn.notebooks.pytest_plugin", "--nbmake", "--overwrite", "--nbmake-timeout=6"]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "--rootdir", str(checkout), str(folder())],
         capture_output=True,
