@@ -10,6 +10,7 @@ import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import FeatureListNet
 from torch import nn
 
 from .data.base import AnomalyDataset
@@ -191,6 +192,42 @@ def untrained(backbone: str, layers: Sequence[int | str]) -> nn.Module:
     found = _find_layers(backbone, info, layers)
     args = {"features_only": True, "feature_cls": "getter", "out_indices": found}
     return timm.create_model(backbone, pretrained=False, **args).to(memory_format=torch.channels_last)
+
+
+class Tail(nn.Module):
+    """The rest of a pretrained network, behind its layer `at`, with weights of its own to fine-tune.
+
+    Maps the features (B, C, h, w) that a `FeatureExtractor` takes at layer `at` to the list of maps at
+    `layers`, shallow to deep. What lies before stays as it is, and its features can be stored. Starts in
+    evaluation mode. Raises `DataError` for layers that do not lie behind `at`, and for networks that are not
+    a sequence of stages (vision transformers).
+    """
+
+    def __init__(self, backbone: str, at: int | str, layers: Sequence[int | str]):
+        super().__init__()
+        if not known(backbone):
+            pretrained(backbone)
+        info, transformer = _anatomy(backbone)
+        first, found = _find_layers(backbone, info, (at,))[0], _find_layers(backbone, info, layers)
+        if transformer or found[0] <= first:
+            raise DataError(f"{backbone} can't be cut at {at} to end at {list(layers)}: name deeper layers")
+        # Only sizes matter in a dry run, and nothing of it is recorded.
+        build = timm.create_model if dry_run() and not available(backbone) else pretrained
+        names = [stage["module"].replace(".", "_") for stage in info]
+        flat = any("." in stage["module"] for stage in info)
+        net = FeatureListNet(build(backbone), out_indices=[first, *found], flatten_sequential=flat)
+        children = list(net.named_children())
+        start = [name for name, _ in children].index(names[first]) + 1
+        self.stages = nn.ModuleDict(children[start:])
+        self.taps = [names[i] for i in found]
+        self.channels = tuple(info[i]["num_chs"] for i in found)
+        self.to(memory_format=torch.channels_last).eval()
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        found, x = {}, x.contiguous(memory_format=torch.channels_last)
+        for name, stage in self.stages.items():
+            found[name] = x = stage(x)
+        return [found[name] for name in self.taps]
 
 
 def _find_layers(backbone: str, info: list[dict], layers: Sequence[int | str]) -> list[int]:

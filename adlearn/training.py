@@ -134,6 +134,13 @@ def _step(
     return found
 
 
+def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
+    """What `build` makes, its first weights drawn from `seed`; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
 def image_batches(dataset: AnomalyDataset, batch_size: int) -> Batches:
     """Shuffled image batches, read from disk each epoch."""
 

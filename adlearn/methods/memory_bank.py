@@ -6,7 +6,7 @@ __all__ = ['squared_distances', 'nearest_distance', 'nearest', 'neighbor_distanc
            'GreedyCoreset', 'greedy_coreset', 'reweighted_score', 'PatchCore', 'from_distances', 'some_rows',
            'principal_axes', 'dictionary_words', 'SelfSimilarity', 'cells', 'from_cells', 'coreset_per_group',
            'adaptive_bank', 'FAPM', 'local_distance', 'LDKNN', 'neighbourhoods', 'position_histogram', 'classifier',
-           'seeded', 'allowed_distance', 'PNI', 'between_rows', 'pairwise_similarity', 'contextual_similarity',
+           'allowed_distance', 'PNI', 'between_rows', 'pairwise_similarity', 'contextual_similarity',
            'relaxed_contrastive_loss', 'ReConPatch', 'self_organising_map', 'node_gaussians', 'SOMAD']
 
 # %% notebooks/03_memory_bank.ipynb #96615ee5
@@ -27,6 +27,7 @@ from adlearn.features import Features, aggregate, pooled
 from adlearn.maps import smooth, upsample
 from adlearn.runtime import progress
 from adlearn.threads import one_thread
+from adlearn.training import seeded
 from adlearn.weights import DEFAULT_BACKBONE
 
 # %% notebooks/03_memory_bank.ipynb #fca937c9
@@ -600,13 +601,6 @@ def classifier(inputs: int, hidden: int, classes: int) -> nn.Sequential:
     shapes = ((inputs, hidden), (hidden, hidden))
     blocks = [nn.Sequential(nn.Linear(*s), nn.BatchNorm1d(s[1]), nn.ReLU(), nn.Dropout()) for s in shapes]
     return nn.Sequential(*blocks, nn.Linear(hidden, classes))
-
-
-def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
-    """What `build` makes, its first weights drawn from `seed`; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()
 
 
 def allowed_distance(distances: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:

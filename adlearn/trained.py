@@ -1,0 +1,83 @@
+"""Detectors that train one network: on images, or on frozen features."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from . import training
+from .data.base import AnomalyDataset
+from .detector import Detector, FeatureDetector
+from .features import Features
+from .threads import one_thread, threads
+
+
+class TrainedNetwork(Detector):
+    """A detector with one network, trained with Adam, `learning_rate` falling to 0 along a cosine.
+
+    A subclass gives `build`, the network with its first weights, and `loss` of a batch; if the loss needs
+    what training data tell before the first step (a centre, a memory), also `prepare`. Every argument becomes
+    an attribute. `fit` starts anew from the weights of `seed`, and the loss of each epoch is in `history`.
+    `descent` holds further arguments of `adlearn.training.descend`.
+    """
+
+    descent: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, epochs: int, batch_size: int, learning_rate: float, seed: int = 0, **config: Any):
+        config |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+        super().__init__(**config)
+        for name, value in config.items():
+            setattr(self, name, value)
+        self.network = training.seeded(seed, self.build)
+        self.register_buffer("history", torch.empty(0))
+
+    def build(self) -> nn.Module:
+        """The network with its first weights."""
+        raise NotImplementedError
+
+    def prepare(self, *tensors: torch.Tensor) -> None:
+        """Called with all training tensors before the first step, the network in evaluation mode."""
+
+    def loss(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """One number for the rows of a batch of the training tensors."""
+        raise NotImplementedError
+
+    def train_on(self, *tensors: torch.Tensor) -> Self:
+        """Train from the first weights on rows of `tensors`, all of one length."""
+        self.network = training.seeded(self.seed, self.build).to(self.device).eval()
+        with torch.no_grad():
+            self.prepare(*tensors)
+        self.history = training.descend(
+            self.network,
+            lambda batch: self.loss(*(tensor.to(self.device) for tensor in batch)),
+            training.tensor_batches(*tensors, batch_size=self.batch_size),
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            seed=self.seed,
+            desc=type(self).__name__,
+            **self.descent,
+        )
+        return self
+
+
+class ImageNetwork(TrainedNetwork):
+    """A network trained on images; a subclass implements `predict`."""
+
+    @threads(2)
+    def fit(self, dataset: AnomalyDataset) -> Self:
+        """Train on all images of `dataset`, held in memory."""
+        return self.train_on(dataset.images())
+
+
+class FeatureNetwork(TrainedNetwork, FeatureDetector):
+    """A network trained on frozen features alone; a subclass implements `score_features`.
+
+    `loss` and `prepare` get the layers' maps (B, C, h, w), shallow to deep.
+    """
+
+    # Small batches of small maps are faster on one thread.
+    @one_thread()
+    def fit_features(self, features: Features) -> Self:
+        """Train on the features of all images."""
+        return self.train_on(*features.values())
