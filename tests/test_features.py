@@ -14,7 +14,7 @@ from tiny import SIDE, draw_image
 from adlearn import features
 from adlearn.data.base import AnomalyDataset, Sample
 from adlearn.errors import DataError
-from adlearn.features import FeatureExtractor, FeatureStore, aggregate, pooled, untrained
+from adlearn.features import FeatureExtractor, FeatureStore, Tail, aggregate, pooled, untrained
 from adlearn.weights import DEFAULT_BACKBONE, packaged_state
 
 
@@ -351,3 +351,42 @@ def test_an_untrained_network_has_the_teachers_shape_and_random_weights(images):
     assert ours.keys() == theirs.keys()
     assert all(p.requires_grad for p in ours.values())
     assert not torch.equal(ours["model.conv_stem.weight"], theirs["model.conv_stem.weight"])
+
+
+# --- the rest of a network, to fine-tune
+
+
+def test_extractor_and_tail_together_are_the_whole_network(images):
+    whole = FeatureExtractor(layers=(8, 16, 32))(images)
+    tail = Tail(DEFAULT_BACKBONE, 8, (32, 16))
+    stem, *expected = whole.values()
+    assert tail.channels == (112, 320)
+    for found, maps in zip(tail(stem), expected, strict=True):
+        torch.testing.assert_close(found, maps)
+
+
+def test_a_tail_of_a_resnet_begins_behind_its_layer(monkeypatch):
+    monkeypatch.setenv("ADLEARN_DRY_RUN", "1")
+    monkeypatch.setattr(features, "available", lambda backbone: False)
+    (maps,) = Tail("resnet18", "layer2", ("layer4",))(torch.rand(1, 128, 8, 8))
+    assert maps.shape == (1, 512, 2, 2)
+
+
+def test_training_a_tail_leaves_the_packaged_weights_alone(images):
+    before = {name: value.clone() for name, value in packaged_state().items()}
+    tail = Tail(DEFAULT_BACKBONE, 8, (16,)).train()
+    assert all(p.requires_grad for p in tail.parameters())
+    tail(torch.rand(2, 40, 8, 8))[0].square().mean().backward()
+    torch.optim.SGD(tail.parameters(), lr=0.1).step()
+    assert all(torch.equal(before[name], value) for name, value in packaged_state().items())
+
+
+@pytest.mark.parametrize(("at", "layers"), [(16, (8,)), (16, (16,)), (5, (16,)), (8, (5,)), (8, ())])
+def test_a_tail_needs_layers_behind_its_cut(at, layers):
+    with pytest.raises(DataError, match=r"can't be cut|has no layer"):
+        Tail(DEFAULT_BACKBONE, at, layers)
+
+
+def test_a_transformer_has_no_tail():
+    with pytest.raises(DataError, match="can't be cut"):
+        Tail("vit_tiny_patch16_224", "blocks.1", ("blocks.3",))
