@@ -12,7 +12,6 @@ __all__ = ['squared_distances', 'nearest_distance', 'nearest', 'neighbor_distanc
 # %% notebooks/03_memory_bank.ipynb #96615ee5
 import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
