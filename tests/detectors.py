@@ -31,6 +31,12 @@ class Small:
 # A small student on images.
 _STUDENT = {"layers": (4, 8), "epochs": 6, "batch_size": 4}
 
+# A small network of its own on reduced images.
+_LENET = {"size": 32, "widths": (4, 8), "code": 8, "contrast": False}
+_LENET |= {"pretrain_epochs": 5, "epochs": 10, "batch_size": 2}
+# Patches of 8 and 16 px.
+_PATCHES = {"patch_size": 8, "width": 8, "dimensions": 16, "strides": (4, 4), "epochs": 2}
+
 # Class name -> how to test it. Every concrete detector of adlearn.methods must be here.
 SMALL: dict[str, Small] = {
     "AEKD": Small({"epochs": 15, "code": 32, "widths": (8, 8, 16), "batch_size": 2}),
@@ -42,12 +48,19 @@ SMALL: dict[str, Small] = {
     ),
     "CAINNFlow": Small({"steps": 2, "epochs": 3}),
     "CDO": Small(_STUDENT),
+    "CFA": Small({"epochs": 4}),
     "CFlow": Small({"steps": 2, "epochs": 4, "share": 0.25}),
     "CSFlow": Small({"hidden": 8, "kernels": (3, 3), "epochs": 4}),
     "DAF": Small(_STUDENT | {"fill": "noise", "epochs": 8}),
+    "DeepSVDD": Small(_LENET),
     "DFKDE": Small(),
     "DFM": Small(),
     "DifferNet": Small({"factors": (1, 2), "rotations": 2, "num_blocks": 2, "hidden": 32, "epochs": 10}),
+    "DissectedSimpleNet": Small(
+        {"noise_model": "along_covariance", "objective": "bce", "hidden": 64, "epochs": 8}
+    ),
+    "DROC": Small({"second": "kde", "epochs": 1, "batch_size": 4}),
+    "DSPSVDD": Small(_LENET),
     "EfficientAD": Small(
         {"size": 64, "channels": (8, 16, 16, 16), "decoder": (2, 4), "epochs": 8}
         | {"distillation": {"count": 16, "epochs": 2}}
@@ -55,6 +68,7 @@ SMALL: dict[str, Small] = {
     "EMMRKD": Small({"epochs": 10, "code": 32, "widths": (8, 8, 16), "batch_size": 2}),
     "FAPM": Small(),
     "FastFlow": Small({"steps": 2, "epochs": 3}),
+    "FCDD": Small({"epochs": 8, "batch_size": 4}),
     "FRAnomaly": Small({"steps": 2, "epochs": 3}),
     "FRE": Small(),
     "GCPF": Small({"num_clusters": 3}),
@@ -66,11 +80,15 @@ SMALL: dict[str, Small] = {
     "MaskedFeatureRegeneration": Small({"epochs": 4}),
     "MemKD": Small({"epochs": 10, "code": 32, "widths": (8, 8, 16), "batch_size": 2, "items": 8}),
     "MKD": Small(_STUDENT, no_fake_cuda="its map is a gradient, and backward does not work there"),
+    "MOCCA": Small(_LENET),
+    "MSC": Small({"epochs": 2, "batch_size": 4}),
     "MVG": Small({"layers": (8, 16)}),
     "NPad": Small({"num_centroids": 5}),
     "PaDiM": Small({"num_dimensions": 50}),
+    "PANDA": Small({"epochs": 2, "checkpoints": 2, "batch_size": 4}),
     "PatchCore": Small({"coreset_ratio": 0.25}),
     "PatchGaussian": Small(),
+    "PatchSVDD": Small(_PATCHES),
     "PEFM": Small({"layers": (8, 16), "second": DEFAULT_BACKBONE, "second_layers": (4, 8), "epochs": 8}),
     "PFM": Small({"layers": (8, 16), "second": DEFAULT_BACKBONE, "second_layers": (4, 8), "epochs": 8}),
     "PixelGaussian": Small(),
@@ -82,10 +100,14 @@ SMALL: dict[str, Small] = {
     "RSA": Small(_STUDENT),
     "RSTPM": Small(_STUDENT),
     "SelfSimilarity": Small({"words": 40}),
+    "SESVDD": Small(_PATCHES),
+    "SimpleNet": Small({"hidden": 64, "epochs": 8}),
     "SOE": Small({"num_dimensions": 8}),
     "SOMAD": Small({"epochs": 3}),
     "SPADE": Small({"num_images": 3}),
     "STFPM": Small({"epochs": 6, "batch_size": 4}),
+    "SuperSimpleNet": Small({"epochs": 25, "batch_size": 2}),
+    "SVDD": Small(),
     "UFlow": Small({"steps": 2, "epochs": 3, "batch_size": 2}),
     "UniNet": Small({"epochs": 6, "code": 32, "widths": (8, 8, 16), "batch_size": 2}),
     "UninformedStudents": Small(
@@ -96,7 +118,7 @@ SMALL: dict[str, Small] = {
 
 
 # They fit and predict with what a subclass gives.
-BASES = ("FeatureStudent", "StudentTeacher")
+BASES = ("FeatureStudent", "FineTuned", "StudentTeacher")
 
 
 @dataclass(frozen=True)

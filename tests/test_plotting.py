@@ -351,6 +351,13 @@ def test_a_comparison_marks_each_result_and_its_interval():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "y"]
 
 
+def test_compare_bars_give_the_eighth_method_another_mark():
+    rows = [{"method": f"m{i}", "dataset": "a", "image_auroc": 0.5} for i in range(8)]
+    looks = [(line.get_color(), line.get_marker()) for line in compare_bars(rows).axes[0].lines[:8]]
+    assert len(set(looks)) == 8
+    assert looks[0][0] == looks[7][0], "the colours have started again"
+
+
 @pytest.mark.parametrize("rows", [[], [{"method": "a", "dataset": "x"}]])
 def test_a_comparison_without_the_metric_says_what_is_needed(rows):
     with pytest.raises(DataError, match="image_auroc"):

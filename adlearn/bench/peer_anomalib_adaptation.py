@@ -36,7 +36,7 @@ from peer_anomalib import BACKBONE, STRIDE_8, STRIDE_16, Images, check_features,
 from peer_anomalib_students import milliseconds, score
 
 LAYERS, _WIDTH = [STRIDE_8, STRIDE_16], 152
-_TIMED, _SEED = 4, 0
+_TIMED = 4
 _EPOCHS = {"cfa": 30, "supersimplenet": 30}
 State = dict[str, torch.Tensor]
 
@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--radius", type=float, default=1e-5, help="Cfa")
     parser.add_argument("--noise", type=float, default=0.015, help="Supersimplenet: deviation of the noise")
     parser.add_argument("--icpr", action="store_true", help="Supersimplenet: adapt the classifier's features")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     state = torch.load(options.folder / "state.pt", weights_only=True)
     for path in sorted(options.folder.glob("*_*.npz")):
@@ -140,8 +141,9 @@ def main() -> None:
         images = read(path)
         check_features(SimpleNamespace(feature_extractor=backbone(state)), images)
         for name in options.only:
-            torch.manual_seed(_SEED)
+            torch.manual_seed(options.seed)
             wrapper = _METHODS[name](state, options)
+            wrapper.settings["seed"] = options.seed
             record = measure(name, wrapper, images, options.epochs or _EPOCHS[name], options.batch)
             write(options.result, record)
             print(json.dumps(record), flush=True)

@@ -13,7 +13,7 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @exercise("07.1")
-def truncated_l1(answer: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]) -> None:
+def margin_loss(answer: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]) -> None:
     """the truncated L1 loss: nothing to gain beyond the margin"""
     good, noisy = torch.tensor([0.9, 0.1, -0.4]), torch.tensor([-0.9, 0.2])
     found = answer(good, noisy, 0.5)
@@ -32,7 +32,7 @@ def truncated_l1(answer: Callable[[torch.Tensor, torch.Tensor, float], torch.Ten
 
 
 @exercise("07.2")
-def with_coordinates(answer: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def placed(answer: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """features that know where they are"""
     features = _random(2, 3, 4, 5)
     found = answer(features)
@@ -51,7 +51,7 @@ def with_coordinates(answer: Callable[[torch.Tensor], torch.Tensor]) -> None:
 
 
 @exercise("07.3")
-def softmin_score(answer: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def lonely_distance(answer: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """the nearest distance, weighted by how alone it is"""
     distances = _random(6, 3).abs() + 0.1
     found = answer(distances)

@@ -13,7 +13,7 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @exercise("08.1")
-def squared_distances(answer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+def kernel_distances(answer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
     """distances to a centre that only the kernel knows"""
     points, weights = _random(7, 3), _random(7, seed=1).softmax(dim=0)
     found = answer(points @ points.T, weights)
@@ -32,7 +32,7 @@ def squared_distances(answer: Callable[[torch.Tensor, torch.Tensor], torch.Tenso
 
 
 @exercise("08.2")
-def hypersphere_loss(answer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+def heat_map_loss(answer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
     """the hypersphere classifier's loss on heat maps"""
     outputs, labels = _random(4, 1, 3, 3), torch.tensor([0, 1, 0, 1])
     found = answer(outputs, labels)
@@ -61,7 +61,7 @@ def hypersphere_loss(answer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor
 
 
 @exercise("08.3")
-def mean_shifted(answer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+def seen_from(answer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
     """features as directions seen from the centre"""
     features, centre = _random(5, 4), F.normalize(_random(4, seed=1), dim=0)
     found = answer(features, centre)
@@ -76,7 +76,7 @@ def mean_shifted(answer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -
 
 
 @exercise("08.4")
-def elastic_penalty(answer: Callable[[Sequence, Sequence, Sequence], torch.Tensor]) -> None:
+def spring_penalty(answer: Callable[[Sequence, Sequence, Sequence], torch.Tensor]) -> None:
     """elastic weights: a spring for each one, as stiff as it was important"""
     shapes = [(3, 2), (4,)]
     start = [_random(*shape, seed=i) for i, shape in enumerate(shapes)]

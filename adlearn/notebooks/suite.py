@@ -14,7 +14,7 @@ from .execute import LIMIT
 
 Stage = tuple[str, Callable[[], bool]]
 # Their gpu sizes take minutes on a CPU even when every loop stops: dry-run with ADLEARN_NIGHTLY=1 only.
-NIGHTLY = ("05_student_teacher", "06_reverse_distillation")
+NIGHTLY = ("05_student_teacher", "06_reverse_distillation", "08_one_class")
 
 
 def run_suite() -> bool:

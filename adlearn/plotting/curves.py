@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..errors import DataError
 from ..metrics import Curve, pr_curve, pro_curve, roc_curve
 from .arrays import to_scores
-from .style import ANOMALOUS, FAINT, INK, MUTED, NORMAL, method_styles, new_figure, styled
+from .style import ANOMALOUS, FAINT, INK, LINES, MARKS, MUTED, NORMAL, method_styles, new_figure, styled
 
 Scored = tuple[Any, Any]
 _BANDS = 200
@@ -90,7 +90,8 @@ def compare_bars(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, metric: str =
         part = frame[frame["method"] == method]
         offset = 0.7 * ((i + 0.5) / len(methods) - 0.5)
         heights = [datasets.index(name) + offset for name in part["dataset"]]
-        axes.plot(part[metric], heights, "o", color=style["color"], label=method, markersize=5.5)
+        mark = MARKS[LINES.index(style["linestyle"])]
+        axes.plot(part[metric], heights, mark, color=style["color"], label=method, markersize=5.5)
         if f"{metric}_low" in part:
             axes.hlines(
                 heights, part[f"{metric}_low"], part[f"{metric}_high"], color=style["color"], linewidth=1.4
