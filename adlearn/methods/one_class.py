@@ -15,7 +15,7 @@ __all__ = ['DIRECTIONS', 'EXPOSURES', 'PRETEXTS', 'svdd_dual', 'svdd_distance', 
            'MOCCA', 'DSPSVDD', 'turned', 'cut_pasted', 'kernel_width', 'one_class_svm', 'outside', 'PretextTail',
            'DROC', 'cells_at', 'SemanticNetwork', 'SESVDD']
 
-# %% notebooks/08_one_class.ipynb #7f7e448e
+# %% notebooks/08_one_class.ipynb #c05ebe03
 import copy
 import itertools
 import math
@@ -32,7 +32,7 @@ from sklearn.svm import OneClassSVM
 from timm.layers import Conv2dSame
 from torch import nn
 
-# %% notebooks/08_one_class.ipynb #f7442ab4
+# %% notebooks/08_one_class.ipynb #4cc6a7c7
 from adlearn import training
 from adlearn.data.base import AnomalyDataset
 from adlearn.data.scenery import scenery
@@ -48,7 +48,7 @@ from adlearn.trained import FeatureNetwork, ImageNetwork, TrainedNetwork
 from adlearn.training import seeded
 from adlearn.weights import DEFAULT_BACKBONE, available, pretrained
 
-# %% notebooks/08_one_class.ipynb #45a583dd
+# %% notebooks/08_one_class.ipynb #e9ef577f
 def _improve_pair(
     k: np.ndarray, weights: np.ndarray, slope: np.ndarray, most: float, accuracy: float
 ) -> bool:
@@ -65,7 +65,7 @@ def _improve_pair(
     slope -= 2 * step * (k[:, far] - k[:, near])
     return True
 
-# %% notebooks/08_one_class.ipynb #dc199569
+# %% notebooks/08_one_class.ipynb #953d2b6a
 def svdd_dual(
     kernel: torch.Tensor, nu: float, tolerance: float = 1e-8, max_steps: int = 100_000
 ) -> torch.Tensor:
@@ -90,7 +90,7 @@ def svdd_dual(
             break
     return torch.from_numpy(weights).to(kernel)
 
-# %% notebooks/08_one_class.ipynb #504789c4
+# %% notebooks/08_one_class.ipynb #56033c04
 def svdd_distance(
     own: torch.Tensor, cross: torch.Tensor, weights: torch.Tensor, centre: float | torch.Tensor
 ) -> torch.Tensor:
@@ -101,7 +101,7 @@ def svdd_distance(
     """
     return own - 2 * cross @ weights + centre
 
-# %% notebooks/08_one_class.ipynb #1f2e84e2
+# %% notebooks/08_one_class.ipynb #bac99b34
 def svdd_radius(distances: torch.Tensor, weights: torch.Tensor, nu: float) -> torch.Tensor:
     """R^2 from the training points' squared distances and weights, both (N,).
 
@@ -114,13 +114,13 @@ def svdd_radius(distances: torch.Tensor, weights: torch.Tensor, nu: float) -> to
     low = inner.max() if len(inner) else outer.min()
     return (low + outer.min()) / 2
 
-# %% notebooks/08_one_class.ipynb #d22e61ff
+# %% notebooks/08_one_class.ipynb #d3f15745
 def gaussian_kernel(x: torch.Tensor, y: torch.Tensor, width: float | torch.Tensor) -> torch.Tensor:
     """exp(-|x - y|^2 / width^2) of all pairs of rows: (B, D) and (N, D) give (B, N)."""
     # The fast way by matrix products is off by more than rounding for neighbours.
     return (-(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist") / width).square()).exp()
 
-# %% notebooks/08_one_class.ipynb #c481e255
+# %% notebooks/08_one_class.ipynb #114f66d6
 def median_distance(x: torch.Tensor) -> torch.Tensor:
     """The median distance between two rows of x (N, D), a usual width of a Gaussian kernel.
 
@@ -130,7 +130,7 @@ def median_distance(x: torch.Tensor) -> torch.Tensor:
     usual = x.new_tensor((2 * x.shape[1]) ** 0.5)
     return found.median() if len(found) and found.median() > 0 else usual
 
-# %% notebooks/08_one_class.ipynb #99c084dd
+# %% notebooks/08_one_class.ipynb #d96e0a1a
 class SVDD(FeatureDetector):
     """Support vector data description (Tax and Duin, 2004) with a Gaussian kernel on pooled features.
 
@@ -177,18 +177,18 @@ class SVDD(FeatureDetector):
         cross = gaussian_kernel(self.standardise(features), self.support, self.width)
         return Prediction(svdd_distance(cross.new_ones(len(cross)), cross, self.weights, self.centre))
 
-# %% notebooks/08_one_class.ipynb #b4ae0e15
+# %% notebooks/08_one_class.ipynb #113a9d25
 def one_class(distances: torch.Tensor) -> torch.Tensor:
     """Eq. 4 without weight decay: the mean over images of squared distances (B, L), summed over balls."""
     return distances.mean(dim=0).sum()
 
-# %% notebooks/08_one_class.ipynb #82add4aa
+# %% notebooks/08_one_class.ipynb #6b7613fe
 def soft_boundary(distances: torch.Tensor, radius: torch.Tensor, nu: float) -> torch.Tensor:
     """Eq. 3 without weight decay, for squared distances (B, L) and radii (L,), summed over the L balls."""
     outside = (distances - radius.square()).clamp(min=0)
     return (radius.square() + outside.mean(dim=0) / nu).sum()
 
-# %% notebooks/08_one_class.ipynb #7f24c4b9
+# %% notebooks/08_one_class.ipynb #83d10da1
 def best_radius(distances: torch.Tensor, nu: float) -> torch.Tensor:
     """The radii (L,) that minimise Eq. 3 for squared distances (B, L): the distances' (1 - nu)-quantile.
 
@@ -197,30 +197,30 @@ def best_radius(distances: torch.Tensor, nu: float) -> torch.Tensor:
     """
     return distances.sqrt().quantile(1 - nu, dim=0)
 
-# %% notebooks/08_one_class.ipynb #fc3506b2
+# %% notebooks/08_one_class.ipynb #28453943
 def away_from_zero(centre: torch.Tensor, least: float = 0.1) -> torch.Tensor:
     """A centre (D,) whose small entries are moved to +- `least`: zero weights would reach a zero entry."""
     return torch.where(centre.abs() < least, torch.where(centre < 0, -least, least), centre)
 
-# %% notebooks/08_one_class.ipynb #c04c4e9d
+# %% notebooks/08_one_class.ipynb #f357a9a8
 def ball_distances(codes: Sequence[torch.Tensor], centres: torch.Tensor) -> torch.Tensor:
     """Squared distances (B, L) of codes, (B, D_l) for each of L balls, to `centres` (sum D_l,), joined."""
     parts = centres.split([code.shape[1] for code in codes])
     pairs = zip(codes, parts, strict=True)
     return torch.stack([(code - centre).square().sum(dim=1) for code, centre in pairs], dim=1)
 
-# %% notebooks/08_one_class.ipynb #0e9d3460
+# %% notebooks/08_one_class.ipynb #11610487
 def embedding_variance(codes: torch.Tensor) -> torch.Tensor:
     """Mean squared distance of codes (B, D) to their mean: 0 after a collapse."""
     return codes.var(dim=0, correction=0).sum()
 
-# %% notebooks/08_one_class.ipynb #7f1588e1
+# %% notebooks/08_one_class.ipynb #304b4be2
 def contrast_normalised(images: torch.Tensor) -> torch.Tensor:
     """Images (B, 3, H, W), each less its mean and divided by its mean absolute deviation; flat ones are 0."""
     centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
     return centred / centred.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-2)
 
-# %% notebooks/08_one_class.ipynb #a138121f
+# %% notebooks/08_one_class.ipynb #05606117
 def lenet(size: int, widths: tuple[int, ...], code: int, bias: bool = False) -> nn.Sequential:
     """Images (B, 3, size, size) to codes (B, code): one block for each of `widths`, then a linear layer.
 
@@ -241,7 +241,7 @@ def lenet(size: int, widths: tuple[int, ...], code: int, bias: bool = False) -> 
     head = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * side**2, code, bias=bias))
     return nn.Sequential(*blocks, head)
 
-# %% notebooks/08_one_class.ipynb #7e206548
+# %% notebooks/08_one_class.ipynb #574d53e4
 def mirrored(size: int, widths: tuple[int, ...], code: int) -> nn.Sequential:
     """The way back, codes (B, code) to images (B, 3, size, size): a decoder for `lenet`."""
     side = size // 2 ** len(widths)
@@ -252,12 +252,12 @@ def mirrored(size: int, widths: tuple[int, ...], code: int) -> nn.Sequential:
         layers += [normed, nn.LeakyReLU(0.1), restoring, nn.Upsample(scale_factor=2, mode="bilinear")]
     return nn.Sequential(*layers)
 
-# %% notebooks/08_one_class.ipynb #7c818d0d
+# %% notebooks/08_one_class.ipynb #165e33f3
 def restoration_error(restored: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Squared error of each image, summed over its pixels: (B,)."""
     return (restored - images).square().sum(dim=(1, 2, 3))
 
-# %% notebooks/08_one_class.ipynb #a264dffe
+# %% notebooks/08_one_class.ipynb #74fa5960
 def train_by_epochs(detector: "SmallImages", inputs: torch.Tensor) -> "SmallImages":
     """Train a detector's network on inputs (N, ...), and call `begin_epoch` before each epoch and at the end.
 
@@ -284,7 +284,7 @@ def train_by_epochs(detector: "SmallImages", inputs: torch.Tensor) -> "SmallImag
         detector.begin_epoch(detector.epochs, inputs)
     return detector
 
-# %% notebooks/08_one_class.ipynb #33db8304
+# %% notebooks/08_one_class.ipynb #ecf7b232
 class SmallImages(ImageNetwork):
     """Codes of reduced images, by an autoencoder's first half; a subclass gives `loss` and `predict`."""
 
@@ -341,7 +341,7 @@ class SmallImages(ImageNetwork):
         """Prepare and train, from the first weights, on all images of `dataset`."""
         return train_by_epochs(self, self.inputs(dataset.images().to(self.device)))
 
-# %% notebooks/08_one_class.ipynb #467351bb
+# %% notebooks/08_one_class.ipynb #01c06ee0
 class DeepSVDD(SmallImages):
     """Deep one-class classification (Ruff et al., ICML 2018) on small images, compact.
 
@@ -397,10 +397,10 @@ class DeepSVDD(SmallImages):
         distances = ball_distances(self.codes(self.inputs(images)), self.centre)
         return Prediction((distances - self.radius.square()).sum(dim=1))
 
-# %% notebooks/08_one_class.ipynb #2a52c137
+# %% notebooks/08_one_class.ipynb #767adafb
 DIRECTIONS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
-# %% notebooks/08_one_class.ipynb #359e6ab7
+# %% notebooks/08_one_class.ipynb #e205129f
 def fitting(shifts: torch.Tensor, size: int, extent: tuple[int, int]) -> torch.Tensor:
     """Random corners (N, 2), row and column, of patches of `size` px that stay in an image after a shift.
 
@@ -412,7 +412,7 @@ def fitting(shifts: torch.Tensor, size: int, extent: tuple[int, int]) -> torch.T
     places = (torch.rand(shifts.shape, device=shifts.device) * (room + 1)).long()
     return places + (-shifts).clamp(min=0)
 
-# %% notebooks/08_one_class.ipynb #9de2b1c1
+# %% notebooks/08_one_class.ipynb #87e99867
 def neighbours(
     count: int, size: int, extent: tuple[int, int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -423,7 +423,7 @@ def neighbours(
     corners = fitting(shifts, size, extent)
     return corners, corners + shifts, labels
 
-# %% notebooks/08_one_class.ipynb #4830cddb
+# %% notebooks/08_one_class.ipynb #3d4966c3
 def moved_slightly(
     count: int, size: int, extent: tuple[int, int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -437,7 +437,7 @@ def moved_slightly(
     corners = fitting(shifts, size, extent)
     return corners, corners + shifts
 
-# %% notebooks/08_one_class.ipynb #b2c3d3d9
+# %% notebooks/08_one_class.ipynb #275a49ff
 def windows(images: torch.Tensor, corners: torch.Tensor, size: int) -> torch.Tensor:
     """One patch (B, C, size, size) of each image (B, C, H, W), from its corner (B, 2)."""
     steps = torch.arange(size, device=images.device)
@@ -445,7 +445,7 @@ def windows(images: torch.Tensor, corners: torch.Tensor, size: int) -> torch.Ten
     index = torch.arange(len(images), device=images.device)[:, None, None]
     return images[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
-# %% notebooks/08_one_class.ipynb #a4d59233
+# %% notebooks/08_one_class.ipynb #761bdda2
 def small_encoder(size: int, width: int, dimensions: int) -> nn.Sequential:
     """Patches (N, 3, size, size) to (N, dimensions, 1, 1) in [-1, 1]; 3 x 3 convolutions without padding.
 
@@ -460,7 +460,7 @@ def small_encoder(size: int, width: int, dimensions: int) -> nn.Sequential:
         layers += [nn.Conv2d(inputs, outputs, 3, 2 if number == 0 else 1), nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers[:-1], nn.Tanh())
 
-# %% notebooks/08_one_class.ipynb #da2c36a3
+# %% notebooks/08_one_class.ipynb #28d1c588
 class PatchEncoder(nn.Module):
     """The hierarchical encoder f, for patches of `size` and of 2 x `size` px."""
 
@@ -489,30 +489,30 @@ class PatchEncoder(nn.Module):
         )
         return [every_second[..., ::small_step, ::small_step], self.rest(joined)]
 
-# %% notebooks/08_one_class.ipynb #011ae74b
+# %% notebooks/08_one_class.ipynb #3dc64920
 def pull_loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """L_SVDD': the mean distance ||f(p) - f(p')|| of the embeddings (N, D) of patches and moved patches."""
     return (first - second).norm(dim=1).mean()
 
-# %% notebooks/08_one_class.ipynb #beaeb147
+# %% notebooks/08_one_class.ipynb #7a8ff051
 def position_loss(logits: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     """L_SSL: cross-entropy of the logits (N, 8) and the numbers (N,) of the true directions."""
     return F.cross_entropy(logits, directions)
 
-# %% notebooks/08_one_class.ipynb #dc4e3dc7
+# %% notebooks/08_one_class.ipynb #e1b77517
 def tinted(patches: torch.Tensor, strength: float = 0.02) -> torch.Tensor:
     """Patches (N, 3, K, K), each channel moved by one random number, and white noise over it."""
     tint = torch.randn(*patches.shape[:2], 1, 1, device=patches.device)
     return patches + strength * (tint + torch.randn_like(patches))
 
-# %% notebooks/08_one_class.ipynb #51eace3d
+# %% notebooks/08_one_class.ipynb #c161a6dd
 def side_classifier(dimensions: int, hidden: int = 128) -> nn.Sequential:
     """C: three layers from a difference of embeddings (N, D) to logits (N, 8)."""
     first, second = nn.Linear(dimensions, hidden), nn.Linear(hidden, hidden)
     last = nn.Linear(hidden, len(DIRECTIONS))
     return nn.Sequential(first, nn.LeakyReLU(0.1), second, nn.LeakyReLU(0.1), last)
 
-# %% notebooks/08_one_class.ipynb #90bf25b9
+# %% notebooks/08_one_class.ipynb #08722e5a
 class PatchNetwork(nn.Module):
     """Encoder f and, for each of the two sizes of patches, a classifier C of directions."""
 
@@ -549,7 +549,7 @@ class PatchNetwork(nn.Module):
         """Eq. 6 for one size of patches: `weight` (lambda) x L_SVDD' + L_SSL."""
         return weight * self.pulled(tensors, size) + position_loss(*self.directions(tensors, size))
 
-# %% notebooks/08_one_class.ipynb #2369c185
+# %% notebooks/08_one_class.ipynb #97f72b93
 def pixel_means(distances: torch.Tensor, size: int, stride: int, extent: tuple[int, int]) -> torch.Tensor:
     """Each pixel's mean over the patches that cover it: (B, h, w) to (B, H, W), `extent` = (H, W).
 
@@ -562,17 +562,17 @@ def pixel_means(distances: torch.Tensor, size: int, stride: int, extent: tuple[i
     total, count = found.unflatten(0, (-1, 2)).squeeze(2).unbind(1)
     return total / count.clamp(min=1)
 
-# %% notebooks/08_one_class.ipynb #a64f871f
+# %% notebooks/08_one_class.ipynb #0691caaf
 def patch_rows(grid: torch.Tensor) -> torch.Tensor:
     """Embeddings (B, D, h, w) as rows (B * h * w, D)."""
     return grid.permute(0, 2, 3, 1).flatten(0, 2)
 
-# %% notebooks/08_one_class.ipynb #4168398c
+# %% notebooks/08_one_class.ipynb #3498072f
 def kept_rows(grids: Iterable[torch.Tensor], count: int, seed: int) -> torch.Tensor:
     """At most `count` embeddings of all `grids` (B, D, h, w), at random: (count, D)."""
     return some_rows(torch.cat([patch_rows(grid) for grid in grids]), count, seed)
 
-# %% notebooks/08_one_class.ipynb #8cbfe0e0
+# %% notebooks/08_one_class.ipynb #179cfd39
 def patch_map(
     grid: torch.Tensor, bank: torch.Tensor, size: int, stride: int, extent: tuple[int, int]
 ) -> torch.Tensor:
@@ -580,7 +580,7 @@ def patch_map(
     distances = nearest_distance(patch_rows(grid), bank)
     return pixel_means(distances.unflatten(0, (len(grid), *grid.shape[-2:])), size, stride, extent)
 
-# %% notebooks/08_one_class.ipynb #56bdaa05
+# %% notebooks/08_one_class.ipynb #54c6369b
 class PatchSVDD(ImageNetwork):
     """Patch SVDD (Yi and Yoon, 2020): patches near their neighbours, scored by the nearest normal patch.
 
@@ -639,7 +639,7 @@ class PatchSVDD(ImageNetwork):
         small, large = (patch_map(*level, tuple(images.shape[-2:])) for level in levels)
         return Prediction((small * large).amax(dim=(1, 2)), small * large)
 
-# %% notebooks/08_one_class.ipynb #a4e663b6
+# %% notebooks/08_one_class.ipynb #8935a933
 def centre_loss(embedding: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     """PANDA's L_compact of embeddings (B, D) around `centre` (D,): mean over images of |phi(x) - c|^2 / D.
 
@@ -647,7 +647,7 @@ def centre_loss(embedding: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     """
     return (embedding - centre).square().mean()
 
-# %% notebooks/08_one_class.ipynb #1bfb53f3
+# %% notebooks/08_one_class.ipynb #b253d2c3
 class SteadyTail(Tail):
     """A `Tail` in evaluation mode always: batch norm keeps ImageNet's statistics, and learns its weights."""
 
@@ -655,12 +655,12 @@ class SteadyTail(Tail):
         """Stay in evaluation mode, whatever `mode` says."""
         return super().train(False)
 
-# %% notebooks/08_one_class.ipynb #258f5316
+# %% notebooks/08_one_class.ipynb #c63945e3
 def neighbour_squares(queries: torch.Tensor, memory: torch.Tensor, k: int) -> torch.Tensor:
     """Mean squared distance (Q,) of `queries` (Q, D) to their k nearest rows of `memory` (M, D)."""
     return nearest(queries, memory, k)[0].square().mean(dim=1)
 
-# %% notebooks/08_one_class.ipynb #d49b55a6
+# %% notebooks/08_one_class.ipynb #8a62ef96
 def usual_distance(memory: torch.Tensor, k: int) -> torch.Tensor:
     """One number: the mean over rows of `memory` (M, D) of `neighbour_squares` to the *other* rows.
 
@@ -669,7 +669,7 @@ def usual_distance(memory: torch.Tensor, k: int) -> torch.Tensor:
     others = nearest(memory, memory, k + 1)[0][:, 1:]
     return (others.square().sum() / max(others.numel(), 1)).clamp_min(1e-6)
 
-# %% notebooks/08_one_class.ipynb #e6a49949
+# %% notebooks/08_one_class.ipynb #581524e4
 def neighbour_ratios(
     queries: torch.Tensor, memory: torch.Tensor, usual: torch.Tensor, k: int
 ) -> torch.Tensor:
@@ -677,7 +677,7 @@ def neighbour_ratios(
     rows = [neighbour_squares(*pair, k) for pair in zip(queries, memory, strict=True)]
     return torch.stack(rows) / usual[:, None]
 
-# %% notebooks/08_one_class.ipynb #4473c5d6
+# %% notebooks/08_one_class.ipynb #cae81f99
 @torch.enable_grad()
 def fisher_diagonal(classifier: nn.Module, inputs: torch.Tensor, seed: int = 0) -> dict[str, torch.Tensor]:
     """Diagonal of the Fisher information of all weights that ask for gradients, by their name.
@@ -696,7 +696,7 @@ def fisher_diagonal(classifier: nn.Module, inputs: torch.Tensor, seed: int = 0) 
             fisher[name] += gradient.square() / len(inputs)
     return fisher
 
-# %% notebooks/08_one_class.ipynb #33303d90
+# %% notebooks/08_one_class.ipynb #0f4b5974
 def elastic_penalty(
     network: nn.Module, start: dict[str, torch.Tensor], fisher: dict[str, torch.Tensor]
 ) -> torch.Tensor:
@@ -704,12 +704,12 @@ def elastic_penalty(
     terms = [(fisher[n] * (p - start[n]).square()).sum() for n, p in network.named_parameters()]
     return sum(terms) / 2
 
-# %% notebooks/08_one_class.ipynb #732f971d
+# %% notebooks/08_one_class.ipynb #8c07f401
 def tail_name(name: str) -> str:
     """A weight's name in a `Tail` or in the whole network, spelled the same way for both."""
     return name.removeprefix("stages.").replace(".", "_")
 
-# %% notebooks/08_one_class.ipynb #dd18c120
+# %% notebooks/08_one_class.ipynb #fe23b29a
 @lru_cache(maxsize=4)
 def scenery_fisher(
     backbone: str, names: frozenset[str], count: int, size: int, device: str = "cpu"
@@ -727,14 +727,14 @@ def scenery_fisher(
     fisher = fisher_diagonal(classifier, ((images - mean) / std).to(device))
     return {tail_name(name): values for name, values in fisher.items()}
 
-# %% notebooks/08_one_class.ipynb #40f09182
+# %% notebooks/08_one_class.ipynb #fbab46ad
 def parts_of(epochs: int, checkpoints: int) -> int:
     """`checkpoints`, refused with `DataError` unless it divides `epochs`."""
     if not 1 <= checkpoints <= epochs or epochs % checkpoints:
         raise DataError(f"{epochs} epochs can't be cut into {checkpoints} equal parts: choose a divisor")
     return checkpoints
 
-# %% notebooks/08_one_class.ipynb #1aed4558
+# %% notebooks/08_one_class.ipynb #029098c6
 def fine_tune(
     network: nn.Module,
     loss: Callable[..., torch.Tensor],
@@ -762,7 +762,7 @@ def fine_tune(
             losses += training.train(network, moved, batches, epochs=epochs // checkpoints, **options)
     return torch.tensor(losses, device=device), copies
 
-# %% notebooks/08_one_class.ipynb #76767639
+# %% notebooks/08_one_class.ipynb #bd7125ca
 class FineTuned(FeatureNetwork):
     """Base: the blocks behind `layers` are fine-tuned up to `end`; the score is kNN on its mean.
 
@@ -821,7 +821,7 @@ class FineTuned(FeatureNetwork):
         """The largest ratio; there is no map."""
         return Prediction(self.ratios(*features.values()).amax(dim=0))
 
-# %% notebooks/08_one_class.ipynb #ffb15da7
+# %% notebooks/08_one_class.ipynb #59c43bd9
 class PANDA(FineTuned):
     """PANDA (Reiss et al., 2021): a pretrained network fine-tuned towards a fixed centre, and held back.
 
@@ -866,7 +866,7 @@ class PANDA(FineTuned):
             return compact
         return compact + self.stiffness * elastic_penalty(self.network, self.start, self.fisher)
 
-# %% notebooks/08_one_class.ipynb #7b6de068
+# %% notebooks/08_one_class.ipynb #e0cf995e
 def contrastive_loss(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.25) -> torch.Tensor:
     """NT-Xent of two views (N, D) of N images, compared by angle: the mean of L_con over all 2N views."""
     views = F.normalize(torch.cat([first, second]), dim=1)
@@ -875,12 +875,12 @@ def contrastive_loss(first: torch.Tensor, second: torch.Tensor, temperature: flo
     partner = torch.arange(len(views), device=views.device).roll(len(first))
     return F.cross_entropy(logits.masked_fill(itself, -math.inf), partner)
 
-# %% notebooks/08_one_class.ipynb #a60ce953
+# %% notebooks/08_one_class.ipynb #a8e95a17
 def angular_loss(embedding: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     """Mean of |phi(x) - c|^2 over unit vectors (N, D): 2 - 2 phi(x) c, as the official code has it."""
     return (embedding - centre).square().sum(dim=1).mean()
 
-# %% notebooks/08_one_class.ipynb #b329f284
+# %% notebooks/08_one_class.ipynb #80f4e194
 def random_crops(images: torch.Tensor, smallest: float = 0.2, flip: bool = True) -> torch.Tensor:
     """A random window of each of `images` (B, 3, H, W), enlarged to (H, W).
 
@@ -896,7 +896,7 @@ def random_crops(images: torch.Tensor, smallest: float = 0.2, flip: bool = True)
     grid = F.affine_grid(window, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
-# %% notebooks/08_one_class.ipynb #67ec61b3
+# %% notebooks/08_one_class.ipynb #1331da0d
 def random_blur(images: torch.Tensor, widest: float = 2 / 224) -> torch.Tensor:
     """Half of `images` (B, 3, H, W), blurred by a Gaussian of up to `widest` of their side."""
 
@@ -910,7 +910,7 @@ def random_blur(images: torch.Tensor, widest: float = 2 / 224) -> torch.Tensor:
     chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return torch.where(chosen, rows @ images @ columns.transpose(2, 3), images)
 
-# %% notebooks/08_one_class.ipynb #364bf758
+# %% notebooks/08_one_class.ipynb #e7eb122c
 def random_colours(images: torch.Tensor, strength: float = 0.4, hue: float = 0.1) -> torch.Tensor:
     """Four fifths of `images` (B, 3, H, W) with brightness, contrast and saturation times 1 +- `strength`.
 
@@ -927,12 +927,12 @@ def random_colours(images: torch.Tensor, strength: float = 0.4, hue: float = 0.1
     found = torch.einsum("ij,bjhw->bihw", to_yiq.inverse(), yiq).clamp(0, 1)
     return torch.where(draw[4] < 0.8, found, images)
 
-# %% notebooks/08_one_class.ipynb #ad440f78
+# %% notebooks/08_one_class.ipynb #86c14f72
 def random_view(images: torch.Tensor, smallest: float = 0.2, flip: bool = True) -> torch.Tensor:
     """SimCLR's view of each of `images` (B, 3, H, W); randomness from PyTorch's global generator."""
     return random_blur(sometimes_grey(random_colours(random_crops(images, smallest, flip)), 0.2))
 
-# %% notebooks/08_one_class.ipynb #758b163d
+# %% notebooks/08_one_class.ipynb #8855a75c
 class MSC(FineTuned):
     """Mean-shifted contrastive fine-tuning (Reiss and Hoshen, 2023).
 
@@ -988,25 +988,25 @@ class MSC(FineTuned):
         (maps,) = self.extractor.extract(dataset).values()
         return self.remember(maps.to(self.device))
 
-# %% notebooks/08_one_class.ipynb #5680699b
+# %% notebooks/08_one_class.ipynb #6a08059c
 def pseudo_huber(outputs: torch.Tensor) -> torch.Tensor:
     """A = sqrt(phi^2 + 1) - 1 of every value; about phi^2 / 2 near 0 and |phi| far away."""
     squared = outputs.square()
     # The same without the difference of two numbers near 1, which would round small values to 0.
     return squared / ((squared + 1).sqrt() + 1)
 
-# %% notebooks/08_one_class.ipynb #15bc2fef
+# %% notebooks/08_one_class.ipynb #9fea663d
 def anomaly_term(mean: torch.Tensor) -> torch.Tensor:
     """-log(1 - exp(-mean)) for means of A over anomalous places; finite, with its gradient, at 0."""
     return -(1e-6 - torch.expm1(-mean)).log()
 
-# %% notebooks/08_one_class.ipynb #7e51e68a
+# %% notebooks/08_one_class.ipynb #341a10ee
 def hypersphere_loss(normal: torch.Tensor, anomalous: torch.Tensor) -> torch.Tensor:
     """FCDD's loss of heat maps A (B, h, w) of normal and of anomalous images, averaged over all of them."""
     terms = [normal.mean(dim=(1, 2)), anomaly_term(anomalous.mean(dim=(1, 2)))]
     return torch.cat(terms).mean()
 
-# %% notebooks/08_one_class.ipynb #29693773
+# %% notebooks/08_one_class.ipynb #449282f4
 def confetti_squares(shape: torch.Size, device: torch.device, count: int = 4) -> torch.Tensor:
     """Noise (B, 3, H, W) in [0, 1]: 1 to `count` squares an image, turned, white or coloured, 0 elsewhere.
 
@@ -1025,7 +1025,7 @@ def confetti_squares(shape: torch.Size, device: torch.device, count: int = 4) ->
     colour = torch.where(white, 1.0, torch.rand(batch, count, 3, device=device)) * kept[..., None]
     return (colour[..., None, None] * inside[:, :, None]).amax(dim=1)
 
-# %% notebooks/08_one_class.ipynb #ff59b414
+# %% notebooks/08_one_class.ipynb #cc1ddfe0
 def confetti(images: torch.Tensor, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     """Normal images (B, 3, H, W) in [0, 1] with confetti added, and the masks (B, H, W) of what changed.
 
@@ -1038,7 +1038,7 @@ def confetti(images: torch.Tensor, count: int = 4) -> tuple[torch.Tensor, torch.
     changed = torch.where(unseen, darker, brighter)
     return changed, (changed != images).any(dim=1)
 
-# %% notebooks/08_one_class.ipynb #6ed371fa
+# %% notebooks/08_one_class.ipynb #56a4b063
 def receptive_field(layers: Iterable[nn.Module]) -> tuple[int, int, float]:
     """Size and stride in px of a sequence of convolutions (others are skipped), and the first cell's centre.
 
@@ -1055,7 +1055,7 @@ def receptive_field(layers: Iterable[nn.Module]) -> tuple[int, int, float]:
             stride *= step
     return size, stride, centre
 
-# %% notebooks/08_one_class.ipynb #7af5fabc
+# %% notebooks/08_one_class.ipynb #cad27040
 def gaussians(cells: int, pixels: int, field: tuple[int, int, float], sigma: float) -> torch.Tensor:
     """One row of Gaussians: (pixels, cells), density around each cell's centre, times the stride.
 
@@ -1067,7 +1067,7 @@ def gaussians(cells: int, pixels: int, field: tuple[int, int, float], sigma: flo
     density = (-away.square() / (2 * sigma**2)).exp() * stride / (sigma * math.sqrt(2 * math.pi))
     return density * (away.abs() <= size / 2)
 
-# %% notebooks/08_one_class.ipynb #23975561
+# %% notebooks/08_one_class.ipynb #82105f78
 def receptive_upsample(
     grid: torch.Tensor, size: tuple[int, int], field: tuple[int, int, float], sigma: float
 ) -> torch.Tensor:
@@ -1079,7 +1079,7 @@ def receptive_upsample(
     rows, columns = (gaussians(cells, pixels, field, sigma).to(grid) for cells, pixels in pairs)
     return rows @ grid @ columns.T
 
-# %% notebooks/08_one_class.ipynb #f649bdf7
+# %% notebooks/08_one_class.ipynb #95357fe2
 def conv_head(channels: int, width: int) -> nn.Sequential:
     """Features (B, channels, h, w) to phi (B, 1, h, w)."""
     layers: list[nn.Module] = []
@@ -1087,7 +1087,7 @@ def conv_head(channels: int, width: int) -> nn.Sequential:
         layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
     return nn.Sequential(*layers, nn.Conv2d(width, 1, 1))
 
-# %% notebooks/08_one_class.ipynb #d44bac05
+# %% notebooks/08_one_class.ipynb #a276214e
 def pixel_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """The loss with pixel labels, of enlarged maps A' (B, H, W) and masks (B, H, W) of anomalous pixels.
 
@@ -1097,7 +1097,7 @@ def pixel_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     anomalous = anomaly_term((maps * masks).mean(dim=(1, 2)))
     return (normal + torch.where(masks.any(dim=(1, 2)), anomalous, 0.0)).mean()
 
-# %% notebooks/08_one_class.ipynb #ac338b50
+# %% notebooks/08_one_class.ipynb #fb523d9e
 EXPOSURES = ("confetti", "scenery", "both", "none")
 
 
@@ -1106,7 +1106,7 @@ def check_exposure(exposure: str, layers: tuple[int | str, ...]) -> None:
     if exposure not in EXPOSURES or len(layers) != 1:
         raise DataError(f"exposure={exposure!r}, layers={layers}: one of {EXPOSURES}, and a single layer")
 
-# %% notebooks/08_one_class.ipynb #a727f42f
+# %% notebooks/08_one_class.ipynb #3a3cc1df
 def artificial_anomalies(images: torch.Tensor, exposure: str) -> tuple[torch.Tensor, torch.Tensor]:
     """As many anomalous images as `images` (N, 3, H, W), and masks: confetti, scenery, or by turns."""
     count, size = len(images), max(images.shape[-2:])
@@ -1119,7 +1119,7 @@ def artificial_anomalies(images: torch.Tensor, exposure: str) -> tuple[torch.Ten
     swap = replaced[:, None, None]
     return torch.where(swap[:, None], others, changed), masks | swap
 
-# %% notebooks/08_one_class.ipynb #0ab5c772
+# %% notebooks/08_one_class.ipynb #66ef2198
 def exposed_images(dataset: AnomalyDataset, exposure: str, draws: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Anomalous images and masks for each normal image of `dataset`, `draws` of them, (N * draws, ...).
 
@@ -1133,19 +1133,19 @@ def exposed_images(dataset: AnomalyDataset, exposure: str, draws: int) -> tuple[
         return chosen.images()[rows], chosen.masks()[rows]
     return artificial_anomalies(dataset.images().repeat_interleave(draws, dim=0), exposure)
 
-# %% notebooks/08_one_class.ipynb #91e15a66
+# %% notebooks/08_one_class.ipynb #8af4a04c
 def one_draw(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The same random draw out of all tensors (B, draws, ...): (B, ...) each."""
     draw = int(torch.randint(tensors[0].shape[1], ()))
     return tuple(tensor[:, draw] for tensor in tensors)
 
-# %% notebooks/08_one_class.ipynb #5df9238d
+# %% notebooks/08_one_class.ipynb #65f8bf4d
 def only_layer(extractor: FeatureExtractor, images: torch.Tensor) -> torch.Tensor:
     """Features (N, C, h, w) of images held in memory, of an extractor with a single layer, on the CPU."""
     parts = [extractor(part.to(extractor.mean.device)) for part in images.split(16)]
     return torch.cat([next(iter(part.values())).cpu() for part in parts])
 
-# %% notebooks/08_one_class.ipynb #f0a2737a
+# %% notebooks/08_one_class.ipynb #2c73c8f5
 class FCDD(TrainedNetwork, FeatureDetector):
     """Fully convolutional data description (Liznerski et al., 2021) on frozen features of one layer.
 
@@ -1205,7 +1205,7 @@ class FCDD(TrainedNetwork, FeatureDetector):
         grid = pseudo_huber(self.network(next(iter(features.values()))))[:, 0]
         return Prediction(grid.mean(dim=(1, 2)), receptive_upsample(grid, size, self.field, self.sigma))
 
-# %% notebooks/08_one_class.ipynb #a03f467d
+# %% notebooks/08_one_class.ipynb #23e552bb
 class MOCCA(DeepSVDD):
     """Multilayer one-class classification (Massoli et al., 2021) on small images, compact.
 
@@ -1232,7 +1232,7 @@ class MOCCA(DeepSVDD):
         distances = ball_distances(self.codes(self.inputs(images)), self.centre)
         return Prediction((distances.sqrt() - self.radius).mean(dim=1))
 
-# %% notebooks/08_one_class.ipynb #73f9d0ab
+# %% notebooks/08_one_class.ipynb #fa65745a
 class DSPSVDD(DeepSVDD):
     """Deep SVDD with data structure preservation (Zhang and Deng, 2021) on small images, compact.
 
@@ -1268,7 +1268,7 @@ class DSPSVDD(DeepSVDD):
         distance, inputs = super().predict(images).score, self.inputs(images)
         return Prediction(distance + self.preserve * restoration_error(self.network(inputs), inputs))
 
-# %% notebooks/08_one_class.ipynb #cc16431b
+# %% notebooks/08_one_class.ipynb #80be2d5a
 def turned(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each of `images` (B, 3, S, S) turned by 0, 90, 180 or 270 degrees, and which (B,): 0 to 3."""
     if images.shape[-1] != images.shape[-2]:
@@ -1277,7 +1277,7 @@ def turned(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     turns = torch.stack([images.rot90(k, (2, 3)) for k in range(4)])
     return turns[quarters, torch.arange(len(images), device=images.device)], quarters
 
-# %% notebooks/08_one_class.ipynb #9c037188
+# %% notebooks/08_one_class.ipynb #fac8f7d4
 def cut_pasted(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`images` (B, 3, H, W), each with probability 1/2 with a piece pasted elsewhere; and which (B,).
 
@@ -1297,26 +1297,26 @@ def cut_pasted(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 PRETEXTS = {"rotation": (turned, 4), "cutpaste": (cut_pasted, 2)}
 
-# %% notebooks/08_one_class.ipynb #d3e18a64
+# %% notebooks/08_one_class.ipynb #aac6b51c
 def kernel_width(points: torch.Tensor) -> torch.Tensor:
     """gamma = 10 / (D Var) of `points` (N, D), the variance over all numbers: one number."""
     return 10 / (points.shape[1] * points.var(correction=0).clamp_min(1e-6))
 
-# %% notebooks/08_one_class.ipynb #8db37249
+# %% notebooks/08_one_class.ipynb #ba60210c
 def one_class_svm(points: torch.Tensor, gamma: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """scikit-learn's one-class SVM of `points` (N, D): support vectors (S, D), weights (S,), offset (1,)."""
     svm = OneClassSVM(kernel="rbf", gamma=gamma).fit(points.double().cpu().numpy())
     found = (svm.support_vectors_, svm.dual_coef_[0], -svm.intercept_)
     return tuple(torch.from_numpy(values).to(points) for values in found)
 
-# %% notebooks/08_one_class.ipynb #307ee5ca
+# %% notebooks/08_one_class.ipynb #d332a4a8
 def outside(
     points: torch.Tensor, support: torch.Tensor, weights: torch.Tensor, gamma: torch.Tensor
 ) -> torch.Tensor:
     """-sum_i weights_i exp(-gamma |x - s_i|^2) of `points` (B, D): (B,), larger is farther outside."""
     return -torch.exp(-gamma * squared_distances(points, support)) @ weights
 
-# %% notebooks/08_one_class.ipynb #de5d8b77
+# %% notebooks/08_one_class.ipynb #891a4928
 class PretextTail(SteadyTail):
     """A `SteadyTail` with an MLP head that classifies the mean of its deepest map."""
 
@@ -1332,7 +1332,7 @@ class PretextTail(SteadyTail):
         """Embeddings of length 1, (B, D)."""
         return F.normalize(self.embed(maps), dim=1)
 
-# %% notebooks/08_one_class.ipynb #d73e2990
+# %% notebooks/08_one_class.ipynb #42626a76
 class DROC(FeatureNetwork):
     """Two stages (Sohn et al., 2021): a `pretext` task ("rotation", "cutpaste"), then a kernel method.
 
@@ -1391,14 +1391,14 @@ class DROC(FeatureNetwork):
         points = self.network.direction(*features.values())
         return Prediction(outside(points, self.support, self.weights, self.gamma))
 
-# %% notebooks/08_one_class.ipynb #7912b9df
+# %% notebooks/08_one_class.ipynb #f039a95b
 def cells_at(maps: torch.Tensor, places: torch.Tensor, extent: tuple[int, int]) -> torch.Tensor:
     """Features (B, C) of the cells of `maps` (B, C, h, w) that hold the pixels (B, 2) of (H, W)."""
     sides = torch.tensor(maps.shape[-2:], device=maps.device)
     rows, columns = (places * sides // torch.tensor(extent, device=maps.device)).unbind(1)
     return maps[torch.arange(len(maps), device=maps.device), :, rows, columns]
 
-# %% notebooks/08_one_class.ipynb #e23f4a92
+# %% notebooks/08_one_class.ipynb #ef9b93cb
 class SemanticNetwork(PatchNetwork):
     """A `PatchNetwork` that joins pretrained features of the patch's middle to its embedding.
 
@@ -1429,7 +1429,7 @@ class SemanticNetwork(PatchNetwork):
             found.append(self.join[level](both.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).tanh())
         return found
 
-# %% notebooks/08_one_class.ipynb #5cf65867
+# %% notebooks/08_one_class.ipynb #2e70fba4
 class SESVDD(PatchSVDD):
     """Patch SVDD with pretrained features of two scales joined in: the idea of SE-SVDD (Hu et al., 2021)."""
 
