@@ -5,6 +5,8 @@ import pandas as pd
 from .errors import DataError
 from .paths import root
 
+# Between the addresses of one paper.
+SEPARATOR = " ; "
 COLUMNS = ("key", "name", "title", "year", "venue", "kind", "notebook", "role", "built", "core_idea", "url")
 ROLES = {"core": "core method", "variation": "variation", "later": "later"}
 
@@ -38,8 +40,14 @@ def family(notebook: str) -> str:
     """Markdown: the family tree that ends a notebook, every paper with a line on where it stands here."""
     lines = ["| paper | year | here | idea |", "| --- | --- | --- | --- |"]
     for row in methods(notebook).itertuples():
-        name = f"[{row.name}]({row.url})" if row.url else row.name
+        name = _linked(row.name, row.url) if row.url else row.name
         year = "" if pd.isna(row.year) else row.year
         here = f"{ROLES[row.role]}: `{row.built}`" if row.built else "not yet"
         lines.append(f"| {name} | {year} | {here} | {row.core_idea} |")
     return "\n".join(lines)
+
+
+def _linked(name: str, addresses: str) -> str:
+    """`name`, linked to the first of `addresses` (joined by `SEPARATOR`); the others are numbers behind it."""
+    first, *others = addresses.split(SEPARATOR)
+    return " ".join([f"[{name}]({first})", *(f"[[{n}]]({url})" for n, url in enumerate(others, start=2))])

@@ -35,6 +35,12 @@ def test_a_family_lists_each_of_its_papers_once_oldest_first():
     assert years == sorted(years)
 
 
+def test_each_address_of_a_paper_is_a_link_of_its_own():
+    table = papers.family("07_feature_adaptation")
+    assert "[CFA](https://arxiv.org/abs/2206.04325) [[2]](https://github.com/" in table
+    assert " ; http" not in table
+
+
 def test_a_missing_file_or_column_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(papers, "root", lambda: tmp_path)
     with pytest.raises(DataError, match=r"papers\.csv"):

@@ -15,7 +15,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from ..errors import DataError
-from ..papers import ROLES
+from ..papers import ROLES, SEPARATOR
 from .style import BLUE, DPI, FAINT, MUTED, WIDTH, new_figure, styled
 
 NEEDED = ("name", "title", "year", "kind", "notebook", "role", "core_idea", "url")
@@ -247,7 +247,7 @@ def searchable(papers: pd.DataFrame) -> HTML:
 def _table_row(row: Any) -> str:
     name = escape(row.name)
     if row.url.startswith(("https://", "http://")):
-        name = f'<a href="{escape(row.url)}" title="{escape(row.title)}">{name}</a>'
+        name = f'<a href="{escape(row.url.split(SEPARATOR)[0])}" title="{escape(row.title)}">{name}</a>'
     year = "" if pd.isna(row.year) else str(row.year)
     cells = [name, year, escape(family_name(row.notebook)), ROLES[row.role], escape(row.core_idea)]
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
