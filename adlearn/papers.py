@@ -48,6 +48,6 @@ def family(notebook: str) -> str:
 
 
 def _linked(name: str, addresses: str) -> str:
-    """`name`, linked to the first of `addresses` (joined by `SEPARATOR`); the others are numbers behind it."""
+    """`name`, linked to the first of `addresses` (joined by `SEPARATOR`); the others as numbers."""
     first, *others = addresses.split(SEPARATOR)
     return " ".join([f"[{name}]({first})", *(f"[[{n}]]({url})" for n, url in enumerate(others, start=2))])
