@@ -8,7 +8,7 @@ __all__ = ['NOISE_MODELS', 'coupled_forces', 'joined_patches', 'with_coordinates
            'SuperSimpleNet', 'isotropic', 'per_channel', 'along_covariance', 'several_scales', 'cross_entropy',
            'DissectedSimpleNet']
 
-# %% notebooks/07_feature_adaptation.ipynb #85355b33
+# %% notebooks/07_feature_adaptation.ipynb #6aa5731c
 import math
 from collections.abc import Callable
 
@@ -35,7 +35,7 @@ from adlearn.threads import one_thread
 from adlearn.trained import FeatureNetwork
 from adlearn.weights import DEFAULT_BACKBONE
 
-# %% notebooks/07_feature_adaptation.ipynb #55b63714
+# %% notebooks/07_feature_adaptation.ipynb #fdc36007
 def coupled_forces(
     squared: torch.Tensor, radius: torch.Tensor, near: int = 3, hard: int = 3, margin: float = 0.1
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,7 +49,7 @@ def coupled_forces(
     repulsion = (radius**2 - ordered[:, near:] - margin).clamp(min=0).mean()
     return attraction, repulsion
 
-# %% notebooks/07_feature_adaptation.ipynb #ca73b0c5
+# %% notebooks/07_feature_adaptation.ipynb #a27c15b5
 def joined_patches(features: Features, scaled: bool = False) -> torch.Tensor:
     """Layers averaged over 3 x 3 and stacked: (B, sum C, h, w); if `scaled`, each divided by its channels."""
     return aggregate({n: f / (f.shape[1] if scaled else 1) for n, f in features.items()}, patch_size=3)
@@ -77,7 +77,7 @@ class CoordDescriptor(nn.Module):
         inputs = with_coordinates(maps) if self.coordinates else maps
         return self.layer(inputs).flatten(2).transpose(1, 2)
 
-# %% notebooks/07_feature_adaptation.ipynb #04ec3fb2
+# %% notebooks/07_feature_adaptation.ipynb #7035e2d3
 def kmeans_centres(vectors: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
     """`count` centres (count, D) of vectors (P, D) by k-means; the vectors themselves if there are so few."""
     if count >= len(vectors):
@@ -108,12 +108,12 @@ def first_memory(images: torch.Tensor, bank: str, gamma_c: int, least: int) -> t
         return kmeans_centres(images.mean(dim=0), count)
     return averaged_memory(kmeans_centres(images[0], count), images[1:])
 
-# %% notebooks/07_feature_adaptation.ipynb #e108081a
+# %% notebooks/07_feature_adaptation.ipynb #2f793442
 def certain_distance(distances: torch.Tensor) -> torch.Tensor:
     """CFA's score (T,) of each patch's distances (T, K), ascending: the first, times its softmin weight."""
     return F.softmin(distances, dim=1)[:, 0] * distances[:, 0]
 
-# %% notebooks/07_feature_adaptation.ipynb #9003e1ff
+# %% notebooks/07_feature_adaptation.ipynb #f8209de7
 class CFA(FeatureNetwork):
     """Coupled-hypersphere-based feature adaptation (Lee, Lee and Song, 2022).
 
@@ -175,7 +175,7 @@ class CFA(FeatureNetwork):
         maps = smooth(upsample(grid.view(len(vectors), *finest_grid(features)), size))
         return Prediction(maps.amax(dim=(1, 2)), maps)
 
-# %% notebooks/07_feature_adaptation.ipynb #4beb93bd
+# %% notebooks/07_feature_adaptation.ipynb #c39cf277
 def truncated_l1(good: torch.Tensor, noisy: torch.Tensor, margin: float = 0.5) -> torch.Tensor:
     """SimpleNet's loss of the discriminator's outputs (N,) for good patches and (M,) for noisy ones.
 
@@ -197,7 +197,7 @@ def discriminator(width: int, hidden: int) -> nn.Sequential:
     last = nn.Linear(hidden, 1, bias=False)
     return xavier(nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.LeakyReLU(0.2), last))
 
-# %% notebooks/07_feature_adaptation.ipynb #7158939a
+# %% notebooks/07_feature_adaptation.ipynb #8a643b8d
 def shell_std(patches: torch.Tensor, queries: int = 1024) -> torch.Tensor:
     """The sigma whose noise moves a good patch as far as its nearest neighbour in other images is.
 
@@ -208,7 +208,7 @@ def shell_std(patches: torch.Tensor, queries: int = 1024) -> torch.Tensor:
     first, second = patches.flatten(0, 1).chunk(2)
     return nearest_distance(some_rows(second, queries), first).median() / patches.shape[-1] ** 0.5
 
-# %% notebooks/07_feature_adaptation.ipynb #cc40f07c
+# %% notebooks/07_feature_adaptation.ipynb #fcc6121b
 class SimpleNet(FeatureNetwork):
     """SimpleNet (Liu et al., 2023): an adaptor and a discriminator of good patches and the same with noise.
 
@@ -267,7 +267,7 @@ class SimpleNet(FeatureNetwork):
         outputs = self.network["discriminator"](self.network["adaptor"](patches.flatten(0, 1)))
         return from_distances(-outputs.view(patches.shape[:2]), features, size, self.sigma)
 
-# %% notebooks/07_feature_adaptation.ipynb #381c1c5d
+# %% notebooks/07_feature_adaptation.ipynb #d0e019a0
 def perlin_noise(
     grid: tuple[int, int], cells: tuple[int, int], device: torch.device | str = "cpu"
 ) -> torch.Tensor:
@@ -289,7 +289,7 @@ def perlin_noise(
     lower = torch.lerp(corner(1, 0), corner(1, 1), fade_u)
     return math.sqrt(2) * torch.lerp(upper, lower, fade_v)
 
-# %% notebooks/07_feature_adaptation.ipynb #fa7a3596
+# %% notebooks/07_feature_adaptation.ipynb #78ff5ffb
 def perlin_regions(
     count: int, grid: tuple[int, int], threshold: float = 0.2, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
@@ -312,7 +312,7 @@ def noise_places(like: torch.Tensor, threshold: float, regions: bool) -> torch.T
         return perlin_regions(len(like), tuple(like.shape[-2:]), threshold, like.device)
     return (torch.rand(len(like), 1, 1, device=like.device) < 0.5).expand_as(like).float()
 
-# %% notebooks/07_feature_adaptation.ipynb #c8c2a470
+# %% notebooks/07_feature_adaptation.ipynb #7b62d8f7
 def region_l1(scores: torch.Tensor, masks: torch.Tensor, margin: float = 0.5) -> torch.Tensor:
     """SuperSimpleNet's truncated L1 loss, one number, of scores and masks (1.0 = anomalous) of one shape.
 
@@ -329,7 +329,7 @@ def region_focal(logits: torch.Tensor, targets: torch.Tensor, gamma: float = 4.0
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return ((1 - (-entropy).exp()) ** gamma * entropy).mean()
 
-# %% notebooks/07_feature_adaptation.ipynb #7555bbcb
+# %% notebooks/07_feature_adaptation.ipynb #a90f18a7
 def enlarged(features: Features) -> torch.Tensor:
     """Layers (B, C, h, w) at twice the finest grid, stacked and averaged over 3 x 3: (B, sum C, 2h, 2w)."""
     maps = features.values()
@@ -363,7 +363,7 @@ class TwoHeads(nn.Module):
         pools = [pool(dim=(2, 3)) for maps in (found, seen) for pool in (maps.amax, maps.mean)]
         return scores[:, 0], self.classify(torch.cat(pools, dim=1))[:, 0]
 
-# %% notebooks/07_feature_adaptation.ipynb #121c2fab
+# %% notebooks/07_feature_adaptation.ipynb #f7ec645e
 def grid_masks(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """Masks (N, H, W) bool on a coarser `grid`: 1.0 where the bilinear value is at least 0.5, (N, h, w)."""
     return (F.interpolate(masks.float()[:, None], grid, mode="bilinear")[:, 0] >= 0.5).float()
@@ -380,7 +380,7 @@ def balanced_rows(labels: torch.Tensor) -> torch.Tensor:
     repeats = -(-len(normal) // len(anomalous))
     return torch.cat([normal, anomalous.repeat(repeats)[: max(len(normal), len(anomalous))]])
 
-# %% notebooks/07_feature_adaptation.ipynb #99a31db3
+# %% notebooks/07_feature_adaptation.ipynb #37df24a5
 def labelled_masks(dataset: AnomalyDataset) -> torch.Tensor:
     """The masks (N, H, W), bool, of a data set that has them; raises `DataError` if none marks a defect."""
     masks = dataset.masks() if dataset.has_masks else torch.zeros(0, dtype=torch.bool)
@@ -398,7 +398,7 @@ def training_targets(
     count = len(dataset)
     return torch.arange(count), torch.zeros(count, 1, 1), torch.zeros(count)
 
-# %% notebooks/07_feature_adaptation.ipynb #7006272f
+# %% notebooks/07_feature_adaptation.ipynb #37844b9b
 class SuperSimpleNet(FeatureNetwork):
     """SuperSimpleNet (Rolih, Fučka and Skočaj, 2024): adaptor, regions of noise, two heads.
 
@@ -457,7 +457,7 @@ class SuperSimpleNet(FeatureNetwork):
         scores, score = self.network(self.network.adaptor(enlarged(features)))
         return Prediction(score, smooth(upsample(scores, size)))
 
-# %% notebooks/07_feature_adaptation.ipynb #a343c579
+# %% notebooks/07_feature_adaptation.ipynb #f969ff14
 def isotropic(good: torch.Tensor) -> torch.Tensor:
     """Noise for rows (N, D): independent, of variance 1 everywhere."""
     return torch.randn_like(good)
@@ -485,7 +485,7 @@ def several_scales(good: torch.Tensor, reach: float = 4.0) -> torch.Tensor:
     exponent = 2 * torch.rand(len(good), 1, device=good.device) - 1
     return torch.randn_like(good) * reach**exponent
 
-# %% notebooks/07_feature_adaptation.ipynb #bb5190a4
+# %% notebooks/07_feature_adaptation.ipynb #d3483798
 def cross_entropy(good: torch.Tensor, noisy: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy of the outputs (N,) for good patches (class 1) and (M,) for noisy ones (0)."""
     return F.softplus(-good).mean() + F.softplus(noisy).mean()
@@ -495,7 +495,7 @@ NOISE_MODELS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     f.__name__: f for f in (isotropic, per_channel, along_covariance, several_scales)
 }
 
-# %% notebooks/07_feature_adaptation.ipynb #9825a159
+# %% notebooks/07_feature_adaptation.ipynb #011d36aa
 class DissectedSimpleNet(SimpleNet):
     """SimpleNet with parts exchanged.
 
