@@ -1,6 +1,7 @@
 """Detectors that train one network: on images, or on frozen features."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,6 +20,7 @@ class TrainedNetwork(Detector):
     A subclass gives `build`, the network with its first weights, and `loss` of a batch; if the loss needs
     what training data tell before the first step (a centre, a memory), also `prepare`. Every argument becomes
     an attribute. `fit` starts anew from the weights of `seed`, and the loss of each epoch is in `history`.
+    `begin_epoch` is the place for what changes between epochs.
     `descent` holds further arguments of `adlearn.training.descend`.
     """
 
@@ -39,6 +41,12 @@ class TrainedNetwork(Detector):
     def prepare(self, *tensors: torch.Tensor) -> None:
         """Called with all training tensors before the first step, the network in evaluation mode."""
 
+    def begin_epoch(self, number: int, *tensors: torch.Tensor) -> None:
+        """Called with all training tensors before epoch `number`, counted from 0, and once after the last.
+
+        The network is in evaluation mode, and nothing needs gradients.
+        """
+
     def loss(self, *tensors: torch.Tensor) -> torch.Tensor:
         """One number for the rows of a batch of the training tensors."""
         raise NotImplementedError
@@ -51,14 +59,30 @@ class TrainedNetwork(Detector):
         self.history = training.descend(
             self.network,
             lambda batch: self.loss(*(tensor.to(self.device) for tensor in batch)),
-            training.tensor_batches(*tensors, batch_size=self.batch_size),
+            self._announced(*tensors),
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             seed=self.seed,
             desc=type(self).__name__,
             **self.descent,
         )
+        with torch.no_grad():
+            self.begin_epoch(self.epochs, *tensors)
         return self
+
+    def _announced(self, *tensors: torch.Tensor) -> training.Batches:
+        """Shuffled batches of rows of `tensors`; `begin_epoch` goes before those of each epoch."""
+        shuffled = training.tensor_batches(*tensors, batch_size=self.batch_size)
+        numbers = itertools.count()
+
+        @torch.no_grad()
+        def batches(generator: torch.Generator) -> Iterable[tuple[torch.Tensor, ...]]:
+            self.network.eval()
+            self.begin_epoch(next(numbers), *tensors)
+            self.network.train()
+            return shuffled(generator)
+
+        return batches
 
 
 class ImageNetwork(TrainedNetwork):

@@ -83,6 +83,24 @@ def test_what_prepare_finds_is_there_before_the_first_step_and_the_loss_falls(ti
     assert painter.history[-1] < 0.1 * painter.history[0]
 
 
+def test_each_epoch_is_announced_in_evaluation_mode_and_so_is_the_end(tiny):
+    class Told(Painter):
+        def begin_epoch(self, number, images):
+            assert (
+                not self.network.training and not torch.is_grad_enabled() and len(images) == len(tiny.train)
+            )
+            self.told = [*getattr(self, "told", []), number]
+
+        def loss(self, images):
+            assert self.network.training
+            return super().loss(images)
+
+    told = Told(epochs=3).fit(tiny.train)
+    assert told.told == [0, 1, 2, 3]
+    plain = Painter(epochs=3).fit(tiny.train)
+    assert torch.equal(told.network.weight, plain.network.weight), "it must not disturb the order of batches"
+
+
 def test_a_feature_network_sees_every_layer_and_no_image(tiny, monkeypatch):
     detector = OnFeatures()
     detector.extractor.extract(tiny.train)

@@ -3,19 +3,19 @@
 # %% auto #0
 __all__ = ['DIRECTIONS', 'EXPOSURES', 'PRETEXTS', 'svdd_dual', 'svdd_distance', 'svdd_radius', 'gaussian_kernel',
            'median_distance', 'SVDD', 'one_class', 'soft_boundary', 'best_radius', 'away_from_zero', 'ball_distances',
-           'embedding_variance', 'contrast_normalised', 'lenet', 'mirrored', 'restoration_error', 'train_by_epochs',
-           'SmallImages', 'DeepSVDD', 'fitting', 'neighbours', 'moved_slightly', 'windows', 'small_encoder',
-           'PatchEncoder', 'pull_loss', 'position_loss', 'tinted', 'side_classifier', 'PatchNetwork', 'pixel_means',
-           'patch_rows', 'kept_rows', 'patch_map', 'PatchSVDD', 'centre_loss', 'SteadyTail', 'neighbour_squares',
-           'usual_distance', 'neighbour_ratios', 'fisher_diagonal', 'elastic_penalty', 'tail_name', 'scenery_fisher',
-           'parts_of', 'fine_tune', 'FineTuned', 'PANDA', 'contrastive_loss', 'angular_loss', 'random_crops',
-           'random_blur', 'random_colours', 'random_view', 'MSC', 'pseudo_huber', 'anomaly_term', 'hypersphere_loss',
+           'embedding_variance', 'contrast_normalised', 'lenet', 'mirrored', 'restoration_error', 'SmallImages',
+           'DeepSVDD', 'fitting', 'neighbours', 'moved_slightly', 'windows', 'small_encoder', 'PatchEncoder',
+           'pull_loss', 'position_loss', 'tinted', 'side_classifier', 'PatchNetwork', 'pixel_means', 'patch_rows',
+           'kept_rows', 'patch_map', 'PatchSVDD', 'centre_loss', 'SteadyTail', 'neighbour_squares', 'usual_distance',
+           'neighbour_ratios', 'fisher_diagonal', 'elastic_penalty', 'tail_name', 'scenery_fisher', 'parts_of',
+           'fine_tune', 'FineTuned', 'PANDA', 'contrastive_loss', 'angular_loss', 'random_crops', 'random_blur',
+           'random_colours', 'random_view', 'MSC', 'pseudo_huber', 'anomaly_term', 'hypersphere_loss',
            'confetti_squares', 'confetti', 'receptive_field', 'gaussians', 'receptive_upsample', 'conv_head',
            'pixel_loss', 'check_exposure', 'artificial_anomalies', 'exposed_images', 'one_draw', 'only_layer', 'FCDD',
            'MOCCA', 'DSPSVDD', 'turned', 'cut_pasted', 'kernel_width', 'one_class_svm', 'outside', 'PretextTail',
            'DROC', 'cells_at', 'SemanticNetwork', 'SESVDD']
 
-# %% notebooks/08_one_class.ipynb #c05ebe03
+# %% notebooks/08_one_class.ipynb #87b50206
 import copy
 import itertools
 import math
@@ -32,7 +32,7 @@ from sklearn.svm import OneClassSVM
 from timm.layers import Conv2dSame
 from torch import nn
 
-# %% notebooks/08_one_class.ipynb #4cc6a7c7
+# %% notebooks/08_one_class.ipynb #48d35d36
 from adlearn import training
 from adlearn.data.base import AnomalyDataset
 from adlearn.data.scenery import scenery
@@ -48,7 +48,7 @@ from adlearn.trained import FeatureNetwork, ImageNetwork, TrainedNetwork
 from adlearn.training import seeded
 from adlearn.weights import DEFAULT_BACKBONE, available, pretrained
 
-# %% notebooks/08_one_class.ipynb #e9ef577f
+# %% notebooks/08_one_class.ipynb #59101734
 def _improve_pair(
     k: np.ndarray, weights: np.ndarray, slope: np.ndarray, most: float, accuracy: float
 ) -> bool:
@@ -65,7 +65,7 @@ def _improve_pair(
     slope -= 2 * step * (k[:, far] - k[:, near])
     return True
 
-# %% notebooks/08_one_class.ipynb #953d2b6a
+# %% notebooks/08_one_class.ipynb #b3596987
 def svdd_dual(
     kernel: torch.Tensor, nu: float, tolerance: float = 1e-8, max_steps: int = 100_000
 ) -> torch.Tensor:
@@ -90,7 +90,7 @@ def svdd_dual(
             break
     return torch.from_numpy(weights).to(kernel)
 
-# %% notebooks/08_one_class.ipynb #56033c04
+# %% notebooks/08_one_class.ipynb #0063fdaf
 def svdd_distance(
     own: torch.Tensor, cross: torch.Tensor, weights: torch.Tensor, centre: float | torch.Tensor
 ) -> torch.Tensor:
@@ -101,7 +101,7 @@ def svdd_distance(
     """
     return own - 2 * cross @ weights + centre
 
-# %% notebooks/08_one_class.ipynb #bac99b34
+# %% notebooks/08_one_class.ipynb #5a01bdc8
 def svdd_radius(distances: torch.Tensor, weights: torch.Tensor, nu: float) -> torch.Tensor:
     """R^2 from the training points' squared distances and weights, both (N,).
 
@@ -114,13 +114,13 @@ def svdd_radius(distances: torch.Tensor, weights: torch.Tensor, nu: float) -> to
     low = inner.max() if len(inner) else outer.min()
     return (low + outer.min()) / 2
 
-# %% notebooks/08_one_class.ipynb #d3f15745
+# %% notebooks/08_one_class.ipynb #c581a7d3
 def gaussian_kernel(x: torch.Tensor, y: torch.Tensor, width: float | torch.Tensor) -> torch.Tensor:
     """exp(-|x - y|^2 / width^2) of all pairs of rows: (B, D) and (N, D) give (B, N)."""
     # The fast way by matrix products is off by more than rounding for neighbours.
     return (-(torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist") / width).square()).exp()
 
-# %% notebooks/08_one_class.ipynb #114f66d6
+# %% notebooks/08_one_class.ipynb #8834ced5
 def median_distance(x: torch.Tensor) -> torch.Tensor:
     """The median distance between two rows of x (N, D), a usual width of a Gaussian kernel.
 
@@ -130,7 +130,7 @@ def median_distance(x: torch.Tensor) -> torch.Tensor:
     usual = x.new_tensor((2 * x.shape[1]) ** 0.5)
     return found.median() if len(found) and found.median() > 0 else usual
 
-# %% notebooks/08_one_class.ipynb #d96e0a1a
+# %% notebooks/08_one_class.ipynb #8413aef9
 class SVDD(FeatureDetector):
     """Support vector data description (Tax and Duin, 2004) with a Gaussian kernel on pooled features.
 
@@ -177,18 +177,18 @@ class SVDD(FeatureDetector):
         cross = gaussian_kernel(self.standardise(features), self.support, self.width)
         return Prediction(svdd_distance(cross.new_ones(len(cross)), cross, self.weights, self.centre))
 
-# %% notebooks/08_one_class.ipynb #113a9d25
+# %% notebooks/08_one_class.ipynb #b885d5d6
 def one_class(distances: torch.Tensor) -> torch.Tensor:
     """Eq. 4 without weight decay: the mean over images of squared distances (B, L), summed over balls."""
     return distances.mean(dim=0).sum()
 
-# %% notebooks/08_one_class.ipynb #6b7613fe
+# %% notebooks/08_one_class.ipynb #3ac09563
 def soft_boundary(distances: torch.Tensor, radius: torch.Tensor, nu: float) -> torch.Tensor:
     """Eq. 3 without weight decay, for squared distances (B, L) and radii (L,), summed over the L balls."""
     outside = (distances - radius.square()).clamp(min=0)
     return (radius.square() + outside.mean(dim=0) / nu).sum()
 
-# %% notebooks/08_one_class.ipynb #83d10da1
+# %% notebooks/08_one_class.ipynb #e21a4e8e
 def best_radius(distances: torch.Tensor, nu: float) -> torch.Tensor:
     """The radii (L,) that minimise Eq. 3 for squared distances (B, L): the distances' (1 - nu)-quantile.
 
@@ -197,30 +197,30 @@ def best_radius(distances: torch.Tensor, nu: float) -> torch.Tensor:
     """
     return distances.sqrt().quantile(1 - nu, dim=0)
 
-# %% notebooks/08_one_class.ipynb #28453943
+# %% notebooks/08_one_class.ipynb #3292b95e
 def away_from_zero(centre: torch.Tensor, least: float = 0.1) -> torch.Tensor:
     """A centre (D,) whose small entries are moved to +- `least`: zero weights would reach a zero entry."""
     return torch.where(centre.abs() < least, torch.where(centre < 0, -least, least), centre)
 
-# %% notebooks/08_one_class.ipynb #f357a9a8
+# %% notebooks/08_one_class.ipynb #b04c7d95
 def ball_distances(codes: Sequence[torch.Tensor], centres: torch.Tensor) -> torch.Tensor:
     """Squared distances (B, L) of codes, (B, D_l) for each of L balls, to `centres` (sum D_l,), joined."""
     parts = centres.split([code.shape[1] for code in codes])
     pairs = zip(codes, parts, strict=True)
     return torch.stack([(code - centre).square().sum(dim=1) for code, centre in pairs], dim=1)
 
-# %% notebooks/08_one_class.ipynb #11610487
+# %% notebooks/08_one_class.ipynb #40c1bdea
 def embedding_variance(codes: torch.Tensor) -> torch.Tensor:
     """Mean squared distance of codes (B, D) to their mean: 0 after a collapse."""
     return codes.var(dim=0, correction=0).sum()
 
-# %% notebooks/08_one_class.ipynb #304b4be2
+# %% notebooks/08_one_class.ipynb #6b2ccddc
 def contrast_normalised(images: torch.Tensor) -> torch.Tensor:
     """Images (B, 3, H, W), each less its mean and divided by its mean absolute deviation; flat ones are 0."""
     centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
     return centred / centred.abs().mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-2)
 
-# %% notebooks/08_one_class.ipynb #05606117
+# %% notebooks/08_one_class.ipynb #d9f4ff59
 def lenet(size: int, widths: tuple[int, ...], code: int, bias: bool = False) -> nn.Sequential:
     """Images (B, 3, size, size) to codes (B, code): one block for each of `widths`, then a linear layer.
 
@@ -241,7 +241,7 @@ def lenet(size: int, widths: tuple[int, ...], code: int, bias: bool = False) -> 
     head = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * side**2, code, bias=bias))
     return nn.Sequential(*blocks, head)
 
-# %% notebooks/08_one_class.ipynb #574d53e4
+# %% notebooks/08_one_class.ipynb #a9022c80
 def mirrored(size: int, widths: tuple[int, ...], code: int) -> nn.Sequential:
     """The way back, codes (B, code) to images (B, 3, size, size): a decoder for `lenet`."""
     side = size // 2 ** len(widths)
@@ -252,39 +252,12 @@ def mirrored(size: int, widths: tuple[int, ...], code: int) -> nn.Sequential:
         layers += [normed, nn.LeakyReLU(0.1), restoring, nn.Upsample(scale_factor=2, mode="bilinear")]
     return nn.Sequential(*layers)
 
-# %% notebooks/08_one_class.ipynb #165e33f3
+# %% notebooks/08_one_class.ipynb #682c04e2
 def restoration_error(restored: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Squared error of each image, summed over its pixels: (B,)."""
     return (restored - images).square().sum(dim=(1, 2, 3))
 
-# %% notebooks/08_one_class.ipynb #74fa5960
-def train_by_epochs(detector: "SmallImages", inputs: torch.Tensor) -> "SmallImages":
-    """Train a detector's network on inputs (N, ...), and call `begin_epoch` before each epoch and at the end.
-
-    The network is in evaluation mode then: what is measured does not depend on batches.
-    """
-    detector.network = training.seeded(detector.seed, detector.build).to(inputs.device).eval()
-    shuffled = training.tensor_batches(inputs, batch_size=detector.batch_size)
-    numbers = itertools.count()
-
-    @torch.no_grad()
-    def batches(generator: torch.Generator) -> Iterable[tuple[torch.Tensor, ...]]:
-        detector.network.eval()
-        detector.begin_epoch(next(numbers), inputs)
-        detector.network.train()
-        return shuffled(generator)
-
-    options = {name: getattr(detector, name) for name in ("epochs", "learning_rate", "seed")}
-    with torch.no_grad():
-        detector.prepare(inputs)
-    detector.history = training.descend(
-        detector.network, lambda batch: detector.loss(*batch), batches, **options
-    )
-    with torch.no_grad():
-        detector.begin_epoch(detector.epochs, inputs)
-    return detector
-
-# %% notebooks/08_one_class.ipynb #ecf7b232
+# %% notebooks/08_one_class.ipynb #d8a98522
 class SmallImages(ImageNetwork):
     """Codes of reduced images, by an autoencoder's first half; a subclass gives `loss` and `predict`."""
 
@@ -332,16 +305,13 @@ class SmallImages(ImageNetwork):
                 seed=self.seed,
             )
 
-    def begin_epoch(self, number: int, inputs: torch.Tensor) -> None:
-        """Called before epoch `number` and after the last, in evaluation mode without gradients."""
-
     # So small a network is faster on one thread.
     @one_thread()
     def fit(self, dataset: AnomalyDataset) -> "SmallImages":
         """Prepare and train, from the first weights, on all images of `dataset`."""
-        return train_by_epochs(self, self.inputs(dataset.images().to(self.device)))
+        return self.train_on(self.inputs(dataset.images().to(self.device)))
 
-# %% notebooks/08_one_class.ipynb #01c06ee0
+# %% notebooks/08_one_class.ipynb #c2642f8f
 class DeepSVDD(SmallImages):
     """Deep one-class classification (Ruff et al., ICML 2018) on small images, compact.
 
@@ -397,10 +367,10 @@ class DeepSVDD(SmallImages):
         distances = ball_distances(self.codes(self.inputs(images)), self.centre)
         return Prediction((distances - self.radius.square()).sum(dim=1))
 
-# %% notebooks/08_one_class.ipynb #767adafb
+# %% notebooks/08_one_class.ipynb #aded3a1c
 DIRECTIONS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
-# %% notebooks/08_one_class.ipynb #e205129f
+# %% notebooks/08_one_class.ipynb #55cde152
 def fitting(shifts: torch.Tensor, size: int, extent: tuple[int, int]) -> torch.Tensor:
     """Random corners (N, 2), row and column, of patches of `size` px that stay in an image after a shift.
 
@@ -412,7 +382,7 @@ def fitting(shifts: torch.Tensor, size: int, extent: tuple[int, int]) -> torch.T
     places = (torch.rand(shifts.shape, device=shifts.device) * (room + 1)).long()
     return places + (-shifts).clamp(min=0)
 
-# %% notebooks/08_one_class.ipynb #87e99867
+# %% notebooks/08_one_class.ipynb #cbda946c
 def neighbours(
     count: int, size: int, extent: tuple[int, int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -423,7 +393,7 @@ def neighbours(
     corners = fitting(shifts, size, extent)
     return corners, corners + shifts, labels
 
-# %% notebooks/08_one_class.ipynb #3d4966c3
+# %% notebooks/08_one_class.ipynb #0ca4b5ca
 def moved_slightly(
     count: int, size: int, extent: tuple[int, int], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -437,7 +407,7 @@ def moved_slightly(
     corners = fitting(shifts, size, extent)
     return corners, corners + shifts
 
-# %% notebooks/08_one_class.ipynb #275a49ff
+# %% notebooks/08_one_class.ipynb #3b60ac2a
 def windows(images: torch.Tensor, corners: torch.Tensor, size: int) -> torch.Tensor:
     """One patch (B, C, size, size) of each image (B, C, H, W), from its corner (B, 2)."""
     steps = torch.arange(size, device=images.device)
@@ -445,7 +415,7 @@ def windows(images: torch.Tensor, corners: torch.Tensor, size: int) -> torch.Ten
     index = torch.arange(len(images), device=images.device)[:, None, None]
     return images[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
-# %% notebooks/08_one_class.ipynb #761bdda2
+# %% notebooks/08_one_class.ipynb #99c744d9
 def small_encoder(size: int, width: int, dimensions: int) -> nn.Sequential:
     """Patches (N, 3, size, size) to (N, dimensions, 1, 1) in [-1, 1]; 3 x 3 convolutions without padding.
 
@@ -460,7 +430,7 @@ def small_encoder(size: int, width: int, dimensions: int) -> nn.Sequential:
         layers += [nn.Conv2d(inputs, outputs, 3, 2 if number == 0 else 1), nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers[:-1], nn.Tanh())
 
-# %% notebooks/08_one_class.ipynb #28d1c588
+# %% notebooks/08_one_class.ipynb #9466d464
 class PatchEncoder(nn.Module):
     """The hierarchical encoder f, for patches of `size` and of 2 x `size` px."""
 
@@ -489,30 +459,30 @@ class PatchEncoder(nn.Module):
         )
         return [every_second[..., ::small_step, ::small_step], self.rest(joined)]
 
-# %% notebooks/08_one_class.ipynb #3dc64920
+# %% notebooks/08_one_class.ipynb #dda405c1
 def pull_loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """L_SVDD': the mean distance ||f(p) - f(p')|| of the embeddings (N, D) of patches and moved patches."""
     return (first - second).norm(dim=1).mean()
 
-# %% notebooks/08_one_class.ipynb #7a8ff051
+# %% notebooks/08_one_class.ipynb #1f16a82a
 def position_loss(logits: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     """L_SSL: cross-entropy of the logits (N, 8) and the numbers (N,) of the true directions."""
     return F.cross_entropy(logits, directions)
 
-# %% notebooks/08_one_class.ipynb #e1b77517
+# %% notebooks/08_one_class.ipynb #829c7338
 def tinted(patches: torch.Tensor, strength: float = 0.02) -> torch.Tensor:
     """Patches (N, 3, K, K), each channel moved by one random number, and white noise over it."""
     tint = torch.randn(*patches.shape[:2], 1, 1, device=patches.device)
     return patches + strength * (tint + torch.randn_like(patches))
 
-# %% notebooks/08_one_class.ipynb #c161a6dd
+# %% notebooks/08_one_class.ipynb #51855f72
 def side_classifier(dimensions: int, hidden: int = 128) -> nn.Sequential:
     """C: three layers from a difference of embeddings (N, D) to logits (N, 8)."""
     first, second = nn.Linear(dimensions, hidden), nn.Linear(hidden, hidden)
     last = nn.Linear(hidden, len(DIRECTIONS))
     return nn.Sequential(first, nn.LeakyReLU(0.1), second, nn.LeakyReLU(0.1), last)
 
-# %% notebooks/08_one_class.ipynb #08722e5a
+# %% notebooks/08_one_class.ipynb #54fcca98
 class PatchNetwork(nn.Module):
     """Encoder f and, for each of the two sizes of patches, a classifier C of directions."""
 
@@ -549,7 +519,7 @@ class PatchNetwork(nn.Module):
         """Eq. 6 for one size of patches: `weight` (lambda) x L_SVDD' + L_SSL."""
         return weight * self.pulled(tensors, size) + position_loss(*self.directions(tensors, size))
 
-# %% notebooks/08_one_class.ipynb #97f72b93
+# %% notebooks/08_one_class.ipynb #e572c9ec
 def pixel_means(distances: torch.Tensor, size: int, stride: int, extent: tuple[int, int]) -> torch.Tensor:
     """Each pixel's mean over the patches that cover it: (B, h, w) to (B, H, W), `extent` = (H, W).
 
@@ -562,17 +532,17 @@ def pixel_means(distances: torch.Tensor, size: int, stride: int, extent: tuple[i
     total, count = found.unflatten(0, (-1, 2)).squeeze(2).unbind(1)
     return total / count.clamp(min=1)
 
-# %% notebooks/08_one_class.ipynb #0691caaf
+# %% notebooks/08_one_class.ipynb #f7e20f8d
 def patch_rows(grid: torch.Tensor) -> torch.Tensor:
     """Embeddings (B, D, h, w) as rows (B * h * w, D)."""
     return grid.permute(0, 2, 3, 1).flatten(0, 2)
 
-# %% notebooks/08_one_class.ipynb #3498072f
+# %% notebooks/08_one_class.ipynb #99a87df7
 def kept_rows(grids: Iterable[torch.Tensor], count: int, seed: int) -> torch.Tensor:
     """At most `count` embeddings of all `grids` (B, D, h, w), at random: (count, D)."""
     return some_rows(torch.cat([patch_rows(grid) for grid in grids]), count, seed)
 
-# %% notebooks/08_one_class.ipynb #179cfd39
+# %% notebooks/08_one_class.ipynb #8814f9e9
 def patch_map(
     grid: torch.Tensor, bank: torch.Tensor, size: int, stride: int, extent: tuple[int, int]
 ) -> torch.Tensor:
@@ -580,7 +550,7 @@ def patch_map(
     distances = nearest_distance(patch_rows(grid), bank)
     return pixel_means(distances.unflatten(0, (len(grid), *grid.shape[-2:])), size, stride, extent)
 
-# %% notebooks/08_one_class.ipynb #54c6369b
+# %% notebooks/08_one_class.ipynb #75b2e8df
 class PatchSVDD(ImageNetwork):
     """Patch SVDD (Yi and Yoon, 2020): patches near their neighbours, scored by the nearest normal patch.
 
@@ -639,7 +609,7 @@ class PatchSVDD(ImageNetwork):
         small, large = (patch_map(*level, tuple(images.shape[-2:])) for level in levels)
         return Prediction((small * large).amax(dim=(1, 2)), small * large)
 
-# %% notebooks/08_one_class.ipynb #8935a933
+# %% notebooks/08_one_class.ipynb #db2eecb0
 def centre_loss(embedding: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     """PANDA's L_compact of embeddings (B, D) around `centre` (D,): mean over images of |phi(x) - c|^2 / D.
 
@@ -647,7 +617,7 @@ def centre_loss(embedding: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     """
     return (embedding - centre).square().mean()
 
-# %% notebooks/08_one_class.ipynb #b253d2c3
+# %% notebooks/08_one_class.ipynb #042360fb
 class SteadyTail(Tail):
     """A `Tail` in evaluation mode always: batch norm keeps ImageNet's statistics, and learns its weights."""
 
@@ -655,12 +625,12 @@ class SteadyTail(Tail):
         """Stay in evaluation mode, whatever `mode` says."""
         return super().train(False)
 
-# %% notebooks/08_one_class.ipynb #c63945e3
+# %% notebooks/08_one_class.ipynb #197e2f59
 def neighbour_squares(queries: torch.Tensor, memory: torch.Tensor, k: int) -> torch.Tensor:
     """Mean squared distance (Q,) of `queries` (Q, D) to their k nearest rows of `memory` (M, D)."""
     return nearest(queries, memory, k)[0].square().mean(dim=1)
 
-# %% notebooks/08_one_class.ipynb #8a62ef96
+# %% notebooks/08_one_class.ipynb #1a34bdb0
 def usual_distance(memory: torch.Tensor, k: int) -> torch.Tensor:
     """One number: the mean over rows of `memory` (M, D) of `neighbour_squares` to the *other* rows.
 
@@ -669,7 +639,7 @@ def usual_distance(memory: torch.Tensor, k: int) -> torch.Tensor:
     others = nearest(memory, memory, k + 1)[0][:, 1:]
     return (others.square().sum() / max(others.numel(), 1)).clamp_min(1e-6)
 
-# %% notebooks/08_one_class.ipynb #581524e4
+# %% notebooks/08_one_class.ipynb #772d5558
 def neighbour_ratios(
     queries: torch.Tensor, memory: torch.Tensor, usual: torch.Tensor, k: int
 ) -> torch.Tensor:
@@ -677,7 +647,7 @@ def neighbour_ratios(
     rows = [neighbour_squares(*pair, k) for pair in zip(queries, memory, strict=True)]
     return torch.stack(rows) / usual[:, None]
 
-# %% notebooks/08_one_class.ipynb #cae81f99
+# %% notebooks/08_one_class.ipynb #5417b999
 @torch.enable_grad()
 def fisher_diagonal(classifier: nn.Module, inputs: torch.Tensor, seed: int = 0) -> dict[str, torch.Tensor]:
     """Diagonal of the Fisher information of all weights that ask for gradients, by their name.
@@ -696,7 +666,7 @@ def fisher_diagonal(classifier: nn.Module, inputs: torch.Tensor, seed: int = 0) 
             fisher[name] += gradient.square() / len(inputs)
     return fisher
 
-# %% notebooks/08_one_class.ipynb #0f4b5974
+# %% notebooks/08_one_class.ipynb #6f4471c3
 def elastic_penalty(
     network: nn.Module, start: dict[str, torch.Tensor], fisher: dict[str, torch.Tensor]
 ) -> torch.Tensor:
@@ -704,12 +674,12 @@ def elastic_penalty(
     terms = [(fisher[n] * (p - start[n]).square()).sum() for n, p in network.named_parameters()]
     return sum(terms) / 2
 
-# %% notebooks/08_one_class.ipynb #8c07f401
+# %% notebooks/08_one_class.ipynb #f44ccf32
 def tail_name(name: str) -> str:
     """A weight's name in a `Tail` or in the whole network, spelled the same way for both."""
     return name.removeprefix("stages.").replace(".", "_")
 
-# %% notebooks/08_one_class.ipynb #fe23b29a
+# %% notebooks/08_one_class.ipynb #90e50151
 @lru_cache(maxsize=4)
 def scenery_fisher(
     backbone: str, names: frozenset[str], count: int, size: int, device: str = "cpu"
@@ -727,14 +697,14 @@ def scenery_fisher(
     fisher = fisher_diagonal(classifier, ((images - mean) / std).to(device))
     return {tail_name(name): values for name, values in fisher.items()}
 
-# %% notebooks/08_one_class.ipynb #fbab46ad
+# %% notebooks/08_one_class.ipynb #527d4f24
 def parts_of(epochs: int, checkpoints: int) -> int:
     """`checkpoints`, refused with `DataError` unless it divides `epochs`."""
     if not 1 <= checkpoints <= epochs or epochs % checkpoints:
         raise DataError(f"{epochs} epochs can't be cut into {checkpoints} equal parts: choose a divisor")
     return checkpoints
 
-# %% notebooks/08_one_class.ipynb #029098c6
+# %% notebooks/08_one_class.ipynb #23147493
 def fine_tune(
     network: nn.Module,
     loss: Callable[..., torch.Tensor],
@@ -762,7 +732,7 @@ def fine_tune(
             losses += training.train(network, moved, batches, epochs=epochs // checkpoints, **options)
     return torch.tensor(losses, device=device), copies
 
-# %% notebooks/08_one_class.ipynb #bd7125ca
+# %% notebooks/08_one_class.ipynb #b665ddf9
 class FineTuned(FeatureNetwork):
     """Base: the blocks behind `layers` are fine-tuned up to `end`; the score is kNN on its mean.
 
@@ -821,7 +791,7 @@ class FineTuned(FeatureNetwork):
         """The largest ratio; there is no map."""
         return Prediction(self.ratios(*features.values()).amax(dim=0))
 
-# %% notebooks/08_one_class.ipynb #59c43bd9
+# %% notebooks/08_one_class.ipynb #c0f06b67
 class PANDA(FineTuned):
     """PANDA (Reiss et al., 2021): a pretrained network fine-tuned towards a fixed centre, and held back.
 
@@ -866,7 +836,7 @@ class PANDA(FineTuned):
             return compact
         return compact + self.stiffness * elastic_penalty(self.network, self.start, self.fisher)
 
-# %% notebooks/08_one_class.ipynb #e0cf995e
+# %% notebooks/08_one_class.ipynb #b835f34e
 def contrastive_loss(first: torch.Tensor, second: torch.Tensor, temperature: float = 0.25) -> torch.Tensor:
     """NT-Xent of two views (N, D) of N images, compared by angle: the mean of L_con over all 2N views."""
     views = F.normalize(torch.cat([first, second]), dim=1)
@@ -875,12 +845,12 @@ def contrastive_loss(first: torch.Tensor, second: torch.Tensor, temperature: flo
     partner = torch.arange(len(views), device=views.device).roll(len(first))
     return F.cross_entropy(logits.masked_fill(itself, -math.inf), partner)
 
-# %% notebooks/08_one_class.ipynb #a8e95a17
+# %% notebooks/08_one_class.ipynb #0fdd0d3b
 def angular_loss(embedding: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     """Mean of |phi(x) - c|^2 over unit vectors (N, D): 2 - 2 phi(x) c, as the official code has it."""
     return (embedding - centre).square().sum(dim=1).mean()
 
-# %% notebooks/08_one_class.ipynb #80f4e194
+# %% notebooks/08_one_class.ipynb #bd487dd0
 def random_crops(images: torch.Tensor, smallest: float = 0.2, flip: bool = True) -> torch.Tensor:
     """A random window of each of `images` (B, 3, H, W), enlarged to (H, W).
 
@@ -896,7 +866,7 @@ def random_crops(images: torch.Tensor, smallest: float = 0.2, flip: bool = True)
     grid = F.affine_grid(window, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
-# %% notebooks/08_one_class.ipynb #1331da0d
+# %% notebooks/08_one_class.ipynb #b0dd17b9
 def random_blur(images: torch.Tensor, widest: float = 2 / 224) -> torch.Tensor:
     """Half of `images` (B, 3, H, W), blurred by a Gaussian of up to `widest` of their side."""
 
@@ -910,7 +880,7 @@ def random_blur(images: torch.Tensor, widest: float = 2 / 224) -> torch.Tensor:
     chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return torch.where(chosen, rows @ images @ columns.transpose(2, 3), images)
 
-# %% notebooks/08_one_class.ipynb #e7eb122c
+# %% notebooks/08_one_class.ipynb #c8b2d780
 def random_colours(images: torch.Tensor, strength: float = 0.4, hue: float = 0.1) -> torch.Tensor:
     """Four fifths of `images` (B, 3, H, W) with brightness, contrast and saturation times 1 +- `strength`.
 
@@ -927,12 +897,12 @@ def random_colours(images: torch.Tensor, strength: float = 0.4, hue: float = 0.1
     found = torch.einsum("ij,bjhw->bihw", to_yiq.inverse(), yiq).clamp(0, 1)
     return torch.where(draw[4] < 0.8, found, images)
 
-# %% notebooks/08_one_class.ipynb #86c14f72
+# %% notebooks/08_one_class.ipynb #a5e35d63
 def random_view(images: torch.Tensor, smallest: float = 0.2, flip: bool = True) -> torch.Tensor:
     """SimCLR's view of each of `images` (B, 3, H, W); randomness from PyTorch's global generator."""
     return random_blur(sometimes_grey(random_colours(random_crops(images, smallest, flip)), 0.2))
 
-# %% notebooks/08_one_class.ipynb #8855a75c
+# %% notebooks/08_one_class.ipynb #de6e3797
 class MSC(FineTuned):
     """Mean-shifted contrastive fine-tuning (Reiss and Hoshen, 2023).
 
@@ -988,25 +958,25 @@ class MSC(FineTuned):
         (maps,) = self.extractor.extract(dataset).values()
         return self.remember(maps.to(self.device))
 
-# %% notebooks/08_one_class.ipynb #6a08059c
+# %% notebooks/08_one_class.ipynb #bdbad27d
 def pseudo_huber(outputs: torch.Tensor) -> torch.Tensor:
     """A = sqrt(phi^2 + 1) - 1 of every value; about phi^2 / 2 near 0 and |phi| far away."""
     squared = outputs.square()
     # The same without the difference of two numbers near 1, which would round small values to 0.
     return squared / ((squared + 1).sqrt() + 1)
 
-# %% notebooks/08_one_class.ipynb #9fea663d
+# %% notebooks/08_one_class.ipynb #18a18874
 def anomaly_term(mean: torch.Tensor) -> torch.Tensor:
     """-log(1 - exp(-mean)) for means of A over anomalous places; finite, with its gradient, at 0."""
     return -(1e-6 - torch.expm1(-mean)).log()
 
-# %% notebooks/08_one_class.ipynb #341a10ee
+# %% notebooks/08_one_class.ipynb #c85d01af
 def hypersphere_loss(normal: torch.Tensor, anomalous: torch.Tensor) -> torch.Tensor:
     """FCDD's loss of heat maps A (B, h, w) of normal and of anomalous images, averaged over all of them."""
     terms = [normal.mean(dim=(1, 2)), anomaly_term(anomalous.mean(dim=(1, 2)))]
     return torch.cat(terms).mean()
 
-# %% notebooks/08_one_class.ipynb #449282f4
+# %% notebooks/08_one_class.ipynb #0e159a8b
 def confetti_squares(shape: torch.Size, device: torch.device, count: int = 4) -> torch.Tensor:
     """Noise (B, 3, H, W) in [0, 1]: 1 to `count` squares an image, turned, white or coloured, 0 elsewhere.
 
@@ -1025,7 +995,7 @@ def confetti_squares(shape: torch.Size, device: torch.device, count: int = 4) ->
     colour = torch.where(white, 1.0, torch.rand(batch, count, 3, device=device)) * kept[..., None]
     return (colour[..., None, None] * inside[:, :, None]).amax(dim=1)
 
-# %% notebooks/08_one_class.ipynb #cc1ddfe0
+# %% notebooks/08_one_class.ipynb #732d6802
 def confetti(images: torch.Tensor, count: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     """Normal images (B, 3, H, W) in [0, 1] with confetti added, and the masks (B, H, W) of what changed.
 
@@ -1038,7 +1008,7 @@ def confetti(images: torch.Tensor, count: int = 4) -> tuple[torch.Tensor, torch.
     changed = torch.where(unseen, darker, brighter)
     return changed, (changed != images).any(dim=1)
 
-# %% notebooks/08_one_class.ipynb #56a4b063
+# %% notebooks/08_one_class.ipynb #a8add177
 def receptive_field(layers: Iterable[nn.Module]) -> tuple[int, int, float]:
     """Size and stride in px of a sequence of convolutions (others are skipped), and the first cell's centre.
 
@@ -1055,7 +1025,7 @@ def receptive_field(layers: Iterable[nn.Module]) -> tuple[int, int, float]:
             stride *= step
     return size, stride, centre
 
-# %% notebooks/08_one_class.ipynb #cad27040
+# %% notebooks/08_one_class.ipynb #a683f82e
 def gaussians(cells: int, pixels: int, field: tuple[int, int, float], sigma: float) -> torch.Tensor:
     """One row of Gaussians: (pixels, cells), density around each cell's centre, times the stride.
 
@@ -1067,7 +1037,7 @@ def gaussians(cells: int, pixels: int, field: tuple[int, int, float], sigma: flo
     density = (-away.square() / (2 * sigma**2)).exp() * stride / (sigma * math.sqrt(2 * math.pi))
     return density * (away.abs() <= size / 2)
 
-# %% notebooks/08_one_class.ipynb #82105f78
+# %% notebooks/08_one_class.ipynb #e01e2c9b
 def receptive_upsample(
     grid: torch.Tensor, size: tuple[int, int], field: tuple[int, int, float], sigma: float
 ) -> torch.Tensor:
@@ -1079,7 +1049,7 @@ def receptive_upsample(
     rows, columns = (gaussians(cells, pixels, field, sigma).to(grid) for cells, pixels in pairs)
     return rows @ grid @ columns.T
 
-# %% notebooks/08_one_class.ipynb #95357fe2
+# %% notebooks/08_one_class.ipynb #cff5b17c
 def conv_head(channels: int, width: int) -> nn.Sequential:
     """Features (B, channels, h, w) to phi (B, 1, h, w)."""
     layers: list[nn.Module] = []
@@ -1087,7 +1057,7 @@ def conv_head(channels: int, width: int) -> nn.Sequential:
         layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
     return nn.Sequential(*layers, nn.Conv2d(width, 1, 1))
 
-# %% notebooks/08_one_class.ipynb #a276214e
+# %% notebooks/08_one_class.ipynb #1a4606a5
 def pixel_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """The loss with pixel labels, of enlarged maps A' (B, H, W) and masks (B, H, W) of anomalous pixels.
 
@@ -1097,7 +1067,7 @@ def pixel_loss(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     anomalous = anomaly_term((maps * masks).mean(dim=(1, 2)))
     return (normal + torch.where(masks.any(dim=(1, 2)), anomalous, 0.0)).mean()
 
-# %% notebooks/08_one_class.ipynb #fb523d9e
+# %% notebooks/08_one_class.ipynb #c706dafd
 EXPOSURES = ("confetti", "scenery", "both", "none")
 
 
@@ -1106,7 +1076,7 @@ def check_exposure(exposure: str, layers: tuple[int | str, ...]) -> None:
     if exposure not in EXPOSURES or len(layers) != 1:
         raise DataError(f"exposure={exposure!r}, layers={layers}: one of {EXPOSURES}, and a single layer")
 
-# %% notebooks/08_one_class.ipynb #3a3cc1df
+# %% notebooks/08_one_class.ipynb #20481967
 def artificial_anomalies(images: torch.Tensor, exposure: str) -> tuple[torch.Tensor, torch.Tensor]:
     """As many anomalous images as `images` (N, 3, H, W), and masks: confetti, scenery, or by turns."""
     count, size = len(images), max(images.shape[-2:])
@@ -1119,7 +1089,7 @@ def artificial_anomalies(images: torch.Tensor, exposure: str) -> tuple[torch.Ten
     swap = replaced[:, None, None]
     return torch.where(swap[:, None], others, changed), masks | swap
 
-# %% notebooks/08_one_class.ipynb #66ef2198
+# %% notebooks/08_one_class.ipynb #75c5e211
 def exposed_images(dataset: AnomalyDataset, exposure: str, draws: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Anomalous images and masks for each normal image of `dataset`, `draws` of them, (N * draws, ...).
 
@@ -1133,19 +1103,19 @@ def exposed_images(dataset: AnomalyDataset, exposure: str, draws: int) -> tuple[
         return chosen.images()[rows], chosen.masks()[rows]
     return artificial_anomalies(dataset.images().repeat_interleave(draws, dim=0), exposure)
 
-# %% notebooks/08_one_class.ipynb #8af4a04c
+# %% notebooks/08_one_class.ipynb #90f9600f
 def one_draw(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The same random draw out of all tensors (B, draws, ...): (B, ...) each."""
     draw = int(torch.randint(tensors[0].shape[1], ()))
     return tuple(tensor[:, draw] for tensor in tensors)
 
-# %% notebooks/08_one_class.ipynb #65f8bf4d
+# %% notebooks/08_one_class.ipynb #98b73ad6
 def only_layer(extractor: FeatureExtractor, images: torch.Tensor) -> torch.Tensor:
     """Features (N, C, h, w) of images held in memory, of an extractor with a single layer, on the CPU."""
     parts = [extractor(part.to(extractor.mean.device)) for part in images.split(16)]
     return torch.cat([next(iter(part.values())).cpu() for part in parts])
 
-# %% notebooks/08_one_class.ipynb #2c73c8f5
+# %% notebooks/08_one_class.ipynb #1dc7bbff
 class FCDD(TrainedNetwork, FeatureDetector):
     """Fully convolutional data description (Liznerski et al., 2021) on frozen features of one layer.
 
@@ -1205,7 +1175,7 @@ class FCDD(TrainedNetwork, FeatureDetector):
         grid = pseudo_huber(self.network(next(iter(features.values()))))[:, 0]
         return Prediction(grid.mean(dim=(1, 2)), receptive_upsample(grid, size, self.field, self.sigma))
 
-# %% notebooks/08_one_class.ipynb #23e552bb
+# %% notebooks/08_one_class.ipynb #66d6479a
 class MOCCA(DeepSVDD):
     """Multilayer one-class classification (Massoli et al., 2021) on small images, compact.
 
@@ -1232,7 +1202,7 @@ class MOCCA(DeepSVDD):
         distances = ball_distances(self.codes(self.inputs(images)), self.centre)
         return Prediction((distances.sqrt() - self.radius).mean(dim=1))
 
-# %% notebooks/08_one_class.ipynb #fa65745a
+# %% notebooks/08_one_class.ipynb #95795079
 class DSPSVDD(DeepSVDD):
     """Deep SVDD with data structure preservation (Zhang and Deng, 2021) on small images, compact.
 
@@ -1268,7 +1238,7 @@ class DSPSVDD(DeepSVDD):
         distance, inputs = super().predict(images).score, self.inputs(images)
         return Prediction(distance + self.preserve * restoration_error(self.network(inputs), inputs))
 
-# %% notebooks/08_one_class.ipynb #80be2d5a
+# %% notebooks/08_one_class.ipynb #3bfe2969
 def turned(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each of `images` (B, 3, S, S) turned by 0, 90, 180 or 270 degrees, and which (B,): 0 to 3."""
     if images.shape[-1] != images.shape[-2]:
@@ -1277,7 +1247,7 @@ def turned(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     turns = torch.stack([images.rot90(k, (2, 3)) for k in range(4)])
     return turns[quarters, torch.arange(len(images), device=images.device)], quarters
 
-# %% notebooks/08_one_class.ipynb #fac8f7d4
+# %% notebooks/08_one_class.ipynb #f9f4f6dd
 def cut_pasted(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`images` (B, 3, H, W), each with probability 1/2 with a piece pasted elsewhere; and which (B,).
 
@@ -1297,26 +1267,26 @@ def cut_pasted(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 PRETEXTS = {"rotation": (turned, 4), "cutpaste": (cut_pasted, 2)}
 
-# %% notebooks/08_one_class.ipynb #aac6b51c
+# %% notebooks/08_one_class.ipynb #01536fe5
 def kernel_width(points: torch.Tensor) -> torch.Tensor:
     """gamma = 10 / (D Var) of `points` (N, D), the variance over all numbers: one number."""
     return 10 / (points.shape[1] * points.var(correction=0).clamp_min(1e-6))
 
-# %% notebooks/08_one_class.ipynb #ba60210c
+# %% notebooks/08_one_class.ipynb #57e8f5f7
 def one_class_svm(points: torch.Tensor, gamma: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """scikit-learn's one-class SVM of `points` (N, D): support vectors (S, D), weights (S,), offset (1,)."""
     svm = OneClassSVM(kernel="rbf", gamma=gamma).fit(points.double().cpu().numpy())
     found = (svm.support_vectors_, svm.dual_coef_[0], -svm.intercept_)
     return tuple(torch.from_numpy(values).to(points) for values in found)
 
-# %% notebooks/08_one_class.ipynb #d332a4a8
+# %% notebooks/08_one_class.ipynb #8e4f5ff0
 def outside(
     points: torch.Tensor, support: torch.Tensor, weights: torch.Tensor, gamma: torch.Tensor
 ) -> torch.Tensor:
     """-sum_i weights_i exp(-gamma |x - s_i|^2) of `points` (B, D): (B,), larger is farther outside."""
     return -torch.exp(-gamma * squared_distances(points, support)) @ weights
 
-# %% notebooks/08_one_class.ipynb #891a4928
+# %% notebooks/08_one_class.ipynb #940d51f5
 class PretextTail(SteadyTail):
     """A `SteadyTail` with an MLP head that classifies the mean of its deepest map."""
 
@@ -1332,7 +1302,7 @@ class PretextTail(SteadyTail):
         """Embeddings of length 1, (B, D)."""
         return F.normalize(self.embed(maps), dim=1)
 
-# %% notebooks/08_one_class.ipynb #42626a76
+# %% notebooks/08_one_class.ipynb #7e602221
 class DROC(FeatureNetwork):
     """Two stages (Sohn et al., 2021): a `pretext` task ("rotation", "cutpaste"), then a kernel method.
 
@@ -1391,14 +1361,14 @@ class DROC(FeatureNetwork):
         points = self.network.direction(*features.values())
         return Prediction(outside(points, self.support, self.weights, self.gamma))
 
-# %% notebooks/08_one_class.ipynb #f039a95b
+# %% notebooks/08_one_class.ipynb #130d9395
 def cells_at(maps: torch.Tensor, places: torch.Tensor, extent: tuple[int, int]) -> torch.Tensor:
     """Features (B, C) of the cells of `maps` (B, C, h, w) that hold the pixels (B, 2) of (H, W)."""
     sides = torch.tensor(maps.shape[-2:], device=maps.device)
     rows, columns = (places * sides // torch.tensor(extent, device=maps.device)).unbind(1)
     return maps[torch.arange(len(maps), device=maps.device), :, rows, columns]
 
-# %% notebooks/08_one_class.ipynb #ef9b93cb
+# %% notebooks/08_one_class.ipynb #dd000499
 class SemanticNetwork(PatchNetwork):
     """A `PatchNetwork` that joins pretrained features of the patch's middle to its embedding.
 
@@ -1429,7 +1399,7 @@ class SemanticNetwork(PatchNetwork):
             found.append(self.join[level](both.permute(0, 2, 3, 1)).permute(0, 3, 1, 2).tanh())
         return found
 
-# %% notebooks/08_one_class.ipynb #2e70fba4
+# %% notebooks/08_one_class.ipynb #e1565932
 class SESVDD(PatchSVDD):
     """Patch SVDD with pretrained features of two scales joined in: the idea of SE-SVDD (Hu et al., 2021)."""
 
