@@ -54,7 +54,7 @@ def joined_patches(features: Features, scaled: bool = False) -> torch.Tensor:
     """Layers averaged over 3 x 3 and stacked: (B, sum C, h, w); if `scaled`, each divided by its channels."""
     return aggregate({n: f / (f.shape[1] if scaled else 1) for n, f in features.items()}, patch_size=3)
 
-
+# %% notebooks/07_feature_adaptation.ipynb #be678214
 def with_coordinates(maps: torch.Tensor) -> torch.Tensor:
     """Maps (B, C, h, w) with two more channels, row and column from -1 to 1: (B, C + 2, h, w)."""
     batch, _, height, width = maps.shape
@@ -62,7 +62,7 @@ def with_coordinates(maps: torch.Tensor) -> torch.Tensor:
     places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
     return torch.cat([maps, places.expand(batch, -1, -1, -1)], dim=1)
 
-
+# %% notebooks/07_feature_adaptation.ipynb #e72ba9fb
 class CoordDescriptor(nn.Module):
     """CFA's patch descriptor: a 1 x 1 convolution, and the radius that is trained with it."""
 
@@ -85,7 +85,7 @@ def kmeans_centres(vectors: torch.Tensor, count: int, seed: int = 0) -> torch.Te
     found = KMeans(count, n_init=1, random_state=seed).fit(vectors.cpu().numpy())
     return torch.from_numpy(found.cluster_centers_).to(vectors)
 
-
+# %% notebooks/07_feature_adaptation.ipynb #1789a9f3
 def averaged_memory(memory: torch.Tensor, images: torch.Tensor, rate: float = 0.1) -> torch.Tensor:
     """Each row of `memory` (M, D) drawn towards its nearest patch in one image after the other (N, P, D)."""
     for vectors in images:
@@ -93,7 +93,7 @@ def averaged_memory(memory: torch.Tensor, images: torch.Tensor, rate: float = 0.
         memory = memory.lerp(vectors[closest], rate)
     return memory
 
-
+# %% notebooks/07_feature_adaptation.ipynb #042820ed
 def first_memory(images: torch.Tensor, bank: str, gamma_c: int, least: int) -> torch.Tensor:
     """The memory (P / gamma_c, D) of images' vectors (N, P, D), never fewer than `least` rows.
 
@@ -183,7 +183,7 @@ def truncated_l1(good: torch.Tensor, noisy: torch.Tensor, margin: float = 0.5) -
     """
     return F.relu(margin - good).mean() + F.relu(margin + noisy).mean()
 
-
+# %% notebooks/07_feature_adaptation.ipynb #f485821a
 def xavier(network: nn.Module) -> nn.Module:
     """`network`, the weights of its linear layers drawn from Xavier's normal distribution."""
     for layer in network.modules():
@@ -191,7 +191,7 @@ def xavier(network: nn.Module) -> nn.Module:
             nn.init.xavier_normal_(layer.weight)
     return network
 
-
+# %% notebooks/07_feature_adaptation.ipynb #aa3adf03
 def discriminator(width: int, hidden: int) -> nn.Sequential:
     """Rows (N, width) to (N, 1), large for what is good: linear, batch norm, leaky ReLU, linear."""
     last = nn.Linear(hidden, 1, bias=False)
@@ -305,7 +305,7 @@ def perlin_regions(
         masks.append((perlin_noise(grid, cells, device) > threshold) & kept)
     return torch.stack(masks).float()
 
-
+# %% notebooks/07_feature_adaptation.ipynb #3131c577
 def noise_places(like: torch.Tensor, threshold: float, regions: bool) -> torch.Tensor:
     """Where noise goes, of the shape of `like` (B, h, w): Perlin regions, or all of half of the images."""
     if regions:
@@ -323,7 +323,7 @@ def region_l1(scores: torch.Tensor, masks: torch.Tensor, margin: float = 0.5) ->
     anomalous = ((margin - scores).clamp(min=0) * masks).sum() / masks.sum().clamp(min=1)
     return normal + anomalous
 
-
+# %% notebooks/07_feature_adaptation.ipynb #2c749da3
 def region_focal(logits: torch.Tensor, targets: torch.Tensor, gamma: float = 4.0) -> torch.Tensor:
     """Focal loss, the mean of -(1 - p_t)^gamma log p_t, of logits and targets in {0.0, 1.0} of one shape."""
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -338,7 +338,7 @@ def enlarged(features: Features) -> torch.Tensor:
     stacked = torch.cat([F.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps], dim=1)
     return F.avg_pool2d(stacked, 3, 1, 1)
 
-
+# %% notebooks/07_feature_adaptation.ipynb #5afbd7e5
 class TwoHeads(nn.Module):
     """SuperSimpleNet's adaptor, segmentation head and classification head."""
 
@@ -368,7 +368,7 @@ def grid_masks(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """Masks (N, H, W) bool on a coarser `grid`: 1.0 where the bilinear value is at least 0.5, (N, h, w)."""
     return (F.interpolate(masks.float()[:, None], grid, mode="bilinear")[:, 0] >= 0.5).float()
 
-
+# %% notebooks/07_feature_adaptation.ipynb #70a60199
 def balanced_rows(labels: torch.Tensor) -> torch.Tensor:
     """Row numbers in which anomalous rows (label 1) are repeated until they are as many as normal ones.
 
@@ -388,7 +388,7 @@ def labelled_masks(dataset: AnomalyDataset) -> torch.Tensor:
         raise DataError(f"{dataset.name} has no masks of defects: supervised training needs them")
     return masks
 
-
+# %% notebooks/07_feature_adaptation.ipynb #0d1768f4
 def training_targets(
     dataset: AnomalyDataset, supervised: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -462,13 +462,13 @@ def isotropic(good: torch.Tensor) -> torch.Tensor:
     """Noise for rows (N, D): independent, of variance 1 everywhere."""
     return torch.randn_like(good)
 
-
+# %% notebooks/07_feature_adaptation.ipynb #f5de109b
 def per_channel(good: torch.Tensor) -> torch.Tensor:
     """Noise whose spread in each channel is in proportion to that of the rows (N, D); mean variance 1."""
     width = good.detach().std(dim=0)
     return torch.randn_like(good) * (width / width.square().mean().sqrt().clamp(min=1e-6))
 
-
+# %% notebooks/07_feature_adaptation.ipynb #853e025b
 def along_covariance(good: torch.Tensor, count: int = 256) -> torch.Tensor:
     """Gaussian noise with the covariance of about `count` of the rows (N, D); mean variance 1.
 
@@ -479,7 +479,7 @@ def along_covariance(good: torch.Tensor, count: int = 256) -> torch.Tensor:
     numbers = torch.randn(len(good), len(rows), device=good.device, dtype=good.dtype)
     return numbers @ rows / rows.norm().clamp(min=1e-6) * good.shape[1] ** 0.5
 
-
+# %% notebooks/07_feature_adaptation.ipynb #132fdbf4
 def several_scales(good: torch.Tensor, reach: float = 4.0) -> torch.Tensor:
     """Isotropic noise with a standard deviation between 1 / `reach` and `reach` for each row (N, D)."""
     exponent = 2 * torch.rand(len(good), 1, device=good.device) - 1

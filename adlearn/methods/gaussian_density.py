@@ -45,18 +45,18 @@ def pca(values: torch.Tensor, keep: float | int) -> tuple[torch.Tensor, torch.Te
     # LAPACK answers column by column; a saved and loaded copy has another layout and rounds differently.
     return mean, directions[:count].contiguous(), deviations.clamp_min(1e-6)
 
-
+# %% notebooks/02_gaussian_density.ipynb #2cb77e79
 def coordinates(values: torch.Tensor, mean: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     """Coordinates (B, K) of `values` (B, D) along `directions` (K, D), Eq. (1)."""
     return (values - mean) @ directions.T
 
-
+# %% notebooks/02_gaussian_density.ipynb #2cd8c5df
 def gaussian_nll(latent: torch.Tensor, deviations: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood (B,) of coordinates (B, K) under independent Gaussians, Eq. (2)."""
     squares = (latent / deviations).square().sum(dim=1)
     return 0.5 * (squares + latent.shape[1] * math.log(2 * math.pi)) + deviations.log().sum()
 
-
+# %% notebooks/02_gaussian_density.ipynb #2730f39a
 def reconstruction_error(values: torch.Tensor, mean: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
     """Squared error of each number (B, D) of `values` (B, D) after the detour over K directions, Eq. (3)."""
     latent = coordinates(values, mean, directions)
@@ -67,7 +67,7 @@ def windows(features: Features, kernel_size: int) -> list[torch.Tensor]:
     """Each layer (B, C, h, w) averaged over windows of `kernel_size`, at most of the whole grid."""
     return [F.avg_pool2d(f, min(kernel_size, *f.shape[-2:])) for f in features.values()]
 
-
+# %% notebooks/02_gaussian_density.ipynb #f53b5356
 def flattened(features: Features, kernel_size: int) -> torch.Tensor:
     """The windows of all layers as one vector for each image: (B, D)."""
     return torch.cat([w.flatten(1) for w in windows(features, kernel_size)], dim=1)
@@ -129,7 +129,7 @@ def ledoit_wolf(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     shrinkage = torch.where(spread > 0, noise / spread, 1.0).clamp(0, 1)
     return (1 - shrinkage) * sample + shrinkage * target, shrinkage
 
-
+# %% notebooks/02_gaussian_density.ipynb #b98a371e
 def whitener(covariance: torch.Tensor, floor: float = 1e-6) -> torch.Tensor:
     """W with W' W = inv(`covariance` + `floor` I), (..., D, D); ||W (x - mean)|| is Eq. (4)."""
     identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
@@ -178,7 +178,7 @@ def random_dimensions(total: int, count: int, seed: int) -> torch.Tensor:
         )
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
-
+# %% notebooks/02_gaussian_density.ipynb #fbcbcc5f
 class PaDiM(PatchGaussian):
     """PaDiM (Defard et al., 2020): a regularised Gaussian per position on randomly chosen dimensions.
 
@@ -221,14 +221,14 @@ def scott_kernel(points: torch.Tensor) -> torch.Tensor:
     covariance = centred.T @ centred / max(count - 1, 1)
     return whitener(factor**2 * covariance, floor=1e-8)
 
-
+# %% notebooks/02_gaussian_density.ipynb #666adb07
 def kde_log_density(x: torch.Tensor, points: torch.Tensor, whitening: torch.Tensor) -> torch.Tensor:
     """log p (B,) of `x` (B, K) under Gaussian kernels on `points` (N, K), Eq. (7)."""
     distances = torch.cdist(x @ whitening.T, points @ whitening.T)
     log_volume = whitening.diagonal().log().sum() - 0.5 * x.shape[1] * math.log(2 * math.pi)
     return torch.logsumexp(-0.5 * distances.square(), dim=1) - math.log(len(points)) + log_volume
 
-
+# %% notebooks/02_gaussian_density.ipynb #c0d48583
 def anomaly_probability(log_density: torch.Tensor) -> torch.Tensor:
     """anomalib's squashing of log-densities (B,) into (0, 1): 1 / (1 + exp(0.05 (log p - 12)))."""
     return torch.sigmoid(-0.05 * (log_density - 12))
@@ -282,7 +282,7 @@ class TiedAutoencoder(nn.Module):
         """Reconstruct `values` (B, D)."""
         return tied(values, self.weight, self.encoder_bias, self.decoder_bias)
 
-
+# %% notebooks/02_gaussian_density.ipynb #7c5dd738
 def tied(
     values: torch.Tensor, weight: torch.Tensor, encoder_bias: torch.Tensor, decoder_bias: torch.Tensor
 ) -> torch.Tensor:
@@ -421,7 +421,7 @@ def kmeans(points: torch.Tensor, count: int, iterations: int = 10, seed: int = 0
         centres = torch.where(sizes > 0, members.T @ points / sizes.clamp(min=1), centres)
     return centres
 
-
+# %% notebooks/02_gaussian_density.ipynb #cd0749ec
 def sample_rows(points: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
     """At most `count` random rows of `points` (M, D)."""
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
@@ -606,7 +606,7 @@ def warp(planes: torch.Tensor, motions: torch.Tensor) -> torch.Tensor:
     grid = F.affine_grid(motions, list(planes.shape), align_corners=False)
     return F.grid_sample(planes, grid, padding_mode="border", align_corners=False)
 
-
+# %% notebooks/02_gaussian_density.ipynb #5914e5e7
 def inverse(motions: torch.Tensor) -> torch.Tensor:
     """The rigid motions (B, 2, 3) that undo `motions` [R | v]: [R^T | -R^T v]."""
     back = motions[..., :2].transpose(1, 2)

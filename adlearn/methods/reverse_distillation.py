@@ -44,7 +44,7 @@ def position_loss(teachers: Sequence[torch.Tensor], students: Sequence[torch.Ten
     """RD4AD's loss in the paper (Eq. 2): `cosine_map`, mean over positions and batch, summed over levels."""
     return sum(cosine_map(t, s).mean() for t, s in zip(teachers, students, strict=True))
 
-
+# %% notebooks/06_reverse_distillation.ipynb #35b8a486
 def flat_loss(teachers: Sequence[torch.Tensor], students: Sequence[torch.Tensor]) -> torch.Tensor:
     """RD4AD's loss in the official code: one cosine for a whole map (C * h * w numbers) and image."""
     pairs = zip(teachers, students, strict=True)
@@ -371,7 +371,7 @@ def noisy_copies(images: torch.Tensor, copies: int, seed: int) -> torch.Tensor:
     seeds = [seed + copy * len(images) for copy in range(copies)]
     return torch.stack([blend_noise(images, s) for s in seeds], dim=1)
 
-
+# %% notebooks/06_reverse_distillation.ipynb #4241bd4f
 def projected_adam(network: ProjectedNetwork, rate: float, projection_rate: float) -> torch.optim.Adam:
     """Adam with the official betas, and a rate of their own for the projections."""
     rest = [*network.bottleneck.parameters(), *network.decoder.parameters()]
@@ -478,7 +478,7 @@ def lattice(maps: Sequence[torch.Tensor], positions: int) -> list[torch.Tensor]:
     row, column = torch.randint(step, (2,)).tolist()
     return [m[..., row::step, column::step] for m in maps]
 
-
+# %% notebooks/06_reverse_distillation.ipynb #f3323cb0
 def loss_terms(
     teacher: torch.Tensor, student: torch.Tensor, temperature: float, positions: int, margin: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -486,7 +486,7 @@ def loss_terms(
     log_p = log_match(*lattice((teacher, student), positions), temperature)
     return cosine_map(teacher, student).mean(), -log_p.mean(), F.relu(margin - log_p.exp()).mean()
 
-
+# %% notebooks/06_reverse_distillation.ipynb #5a681811
 def match_loss(
     teacher: torch.Tensor, student: torch.Tensor, temperature: float, positions: int, balance: float = 0.7
 ) -> torch.Tensor:
@@ -619,7 +619,7 @@ def decision_count(peaks: torch.Tensor, pixels: int, alpha: float = 0.01, beta: 
     mean = (peaks * chosen).sum(dim=1) / chosen.sum(dim=1).clamp(min=1)
     return ((alpha * mean).clamp(min=beta, max=1) * pixels).long().clamp(min=1)
 
-
+# %% notebooks/06_reverse_distillation.ipynb #df529225
 def mean_of_largest(maps: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     """Mean (B,) of the `count` (B,) largest values of each of the maps (B, H, W)."""
     totals = maps.flatten(1).sort(dim=1, descending=True).values.cumsum(dim=1)
@@ -703,7 +703,7 @@ def recall(maps: torch.Tensor, memory: torch.Tensor, temperature: float = 0.1) -
     weights = (queries @ F.normalize(memory, dim=1).T / temperature).softmax(dim=2)
     return (weights @ memory).transpose(1, 2).reshape(maps.shape)
 
-
+# %% notebooks/06_reverse_distillation.ipynb #8c605d9c
 class RecallingNetwork(ReverseNetwork):
     """Bottleneck and decoder, and a memory of `items` vectors for each level."""
 
@@ -847,7 +847,7 @@ def matched(maps: torch.Tensor, reference: torch.Tensor, share: float) -> torch.
     goal = F.interpolate(reference[None], values.shape[2], mode="linear", align_corners=True)
     return torch.empty_like(values).scatter(2, order, values + share * (goal - values)).view_as(maps)
 
-
+# %% notebooks/06_reverse_distillation.ipynb #1b3b8843
 @contextmanager
 def changed_outputs(
     module: nn.Module, changes: dict[str, Callable[[torch.Tensor], torch.Tensor]]

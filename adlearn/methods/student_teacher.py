@@ -224,7 +224,7 @@ def distillation_loss(decoded: torch.Tensor, target: torch.Tensor) -> torch.Tens
     """L_k: squared distance of decoded descriptors to the pretrained network's, (B, P) each; mean over B."""
     return (decoded - target).square().sum(dim=1).mean()
 
-
+# %% notebooks/05_student_teacher.ipynb #c30573a9
 def triplet_loss(
     anchor: torch.Tensor, positive: torch.Tensor, negative: torch.Tensor, margin: float = 1.0
 ) -> torch.Tensor:
@@ -236,7 +236,7 @@ def triplet_loss(
     far = torch.minimum((anchor - negative).square().sum(dim=1), (positive - negative).square().sum(dim=1))
     return (margin + near - far).clamp_min(0).mean()
 
-
+# %% notebooks/05_student_teacher.ipynb #4ae1a6cb
 def compactness_loss(descriptors: torch.Tensor) -> torch.Tensor:
     """L_c: squared correlations of different components of descriptors (B, d) over the batch, summed."""
     centred = descriptors - descriptors.mean(dim=0)
@@ -253,7 +253,7 @@ def random_windows(images: torch.Tensor, size: int) -> torch.Tensor:
     cut = [image[:, top : top + size, left : left + size] for image, top, left in windows]
     return torch.stack(cut).contiguous(memory_format=torch.channels_last)
 
-
+# %% notebooks/05_student_teacher.ipynb #af06e634
 def varied(patches: torch.Tensor) -> torch.Tensor:
     """Patches (B, 3, p, p) in another brightness, with noise: the luminance and noise of a positive."""
     brightness = 0.8 + 0.4 * torch.rand(len(patches), 1, 1, 1, device=patches.device)
@@ -301,7 +301,7 @@ def patch_targets(patches: torch.Tensor, pretrained: FeatureExtractor) -> torch.
     targets = torch.cat([next(iter(pretrained(part).values())).flatten(1) for part in enlarged])
     return (targets - targets.mean(dim=0)) / targets.std(dim=0).clamp_min(1e-6)
 
-
+# %% notebooks/05_student_teacher.ipynb #91b40032
 def scenery_patches(num_images: int, patch_size: int, size: int, seed: int = 0) -> torch.Tensor:
     """Eight random patches of each of `num_images` pictures of `size` pixels: (8 N, 3, p, p)."""
     images = scenery(num_images, size, seed)
@@ -341,12 +341,12 @@ def student_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor
     """Eq. of Sec. 3.2: squared distance of maps (B, d, h, w) at each position, mean over positions."""
     return (prediction - target).square().sum(dim=1).mean()
 
-
+# %% notebooks/05_student_teacher.ipynb #a6cc5369
 def regression_error(predictions: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """e (B, h, w): squared distance of the students' mean to the target. (M, B, d, h, w) and (B, d, h, w)."""
     return (predictions.mean(dim=0) - target).square().sum(dim=1)
 
-
+# %% notebooks/05_student_teacher.ipynb #807538de
 def predictive_variance(predictions: torch.Tensor) -> torch.Tensor:
     """v (B, h, w): mean squared distance of the students (M, B, d, h, w) to their mean."""
     return (predictions - predictions.mean(dim=0)).square().sum(dim=2).mean(dim=0)
@@ -502,7 +502,7 @@ def unit(maps: torch.Tensor) -> torch.Tensor:
     """Features (B, C, h, w) with every position's vector divided by its length; a vector of zeros stays 0."""
     return F.normalize(maps, dim=1)
 
-
+# %% notebooks/05_student_teacher.ipynb #29c37e1f
 def level_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """STFPM's Eq. 1, ||unit(s) - unit(t)||^2 / 2 at every position: (B, C, h, w) twice gives (B, h, w).
 
@@ -516,7 +516,7 @@ def check_combine(combine: str) -> None:
     if combine not in ("product", "sum"):
         raise DataError(f'combine must be "product" or "sum", got {combine!r}')
 
-
+# %% notebooks/05_student_teacher.ipynb #98a75d36
 def pyramid_map(
     distances: Sequence[torch.Tensor], size: tuple[int, int], combine: str = "product"
 ) -> torch.Tensor:
@@ -573,7 +573,7 @@ def standardised(images: torch.Tensor) -> torch.Tensor:
     mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
-
+# %% notebooks/05_student_teacher.ipynb #738f5e8b
 def he_started(module: nn.Module) -> nn.Module:
     """`module` with the weights of its convolutions drawn anew (He et al., 2015) and biases 0."""
     for layer in module.modules():
@@ -582,7 +582,7 @@ def he_started(module: nn.Module) -> nn.Module:
             nn.init.zeros_(layer.bias)
     return module.to(memory_format=torch.channels_last)
 
-
+# %% notebooks/05_student_teacher.ipynb #6744e324
 class PDN(nn.Sequential):
     """EfficientAD's small patch description network (Sec. 3.1): (B, 3, H, W) to (B, C, H/4 - 8, W/4 - 8).
 
@@ -620,7 +620,7 @@ def whitened(maps: torch.Tensor, channels: int) -> torch.Tensor:
     scaled = directions[:, -channels:] / variances[-channels:].clamp_min(1e-6).sqrt()
     return (rows @ scaled).view(len(maps), *maps.shape[-2:], channels).permute(0, 3, 1, 2)
 
-
+# %% notebooks/05_student_teacher.ipynb #dfae3c37
 @torch.no_grad()
 def descriptions(
     images: torch.Tensor,
@@ -670,7 +670,7 @@ def sights(count: int, size: int, seed: int = 0) -> torch.Tensor:
     """`scenery`, drawn once: (count, 3, size, size). Don't write into it."""
     return scenery(count, size, seed)
 
-
+# %% notebooks/05_student_teacher.ipynb #c7bdde8e
 @lru_cache(maxsize=4)
 def distil(
     channels: tuple[int, ...], size: int, count: int = 240, device: str = "cpu", **options: Any
@@ -706,7 +706,7 @@ def jittered(images: torch.Tensor) -> torch.Tensor:
     factor = torch.empty(count, 1, 1, 1, device=device).uniform_(0.8, 1.2)
     return (pivot + factor * (images - pivot)).clamp(0, 1)
 
-
+# %% notebooks/05_student_teacher.ipynb #10a404ac
 def sometimes_grey(images: torch.Tensor, probability: float = 0.3) -> torch.Tensor:
     """Images (B, 3, H, W), each replaced by the mean of its channels with `probability`."""
     chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < probability
@@ -738,13 +738,13 @@ def map_quantiles(maps: torch.Tensor) -> torch.Tensor:
     """The quantiles q_a = 0.9 and q_b = 0.995 of each branch's maps (branches, N, h, w): (branches, 2)."""
     return torch.quantile(maps.flatten(1), maps.new_tensor((0.9, 0.995)), dim=1).T.contiguous()
 
-
+# %% notebooks/05_student_teacher.ipynb #a59048a8
 def quantile_normalised(maps: torch.Tensor, quantiles: torch.Tensor) -> torch.Tensor:
     """Maps (branches, B, h, w) with q_a moved to 0 and q_b to 0.1 (Sec. 3.4); `quantiles` (branches, 2)."""
     low, high = quantiles[..., None, None, None].unbind(dim=1)
     return 0.1 * (maps - low) / (high - low).clamp_min(1e-12)
 
-
+# %% notebooks/05_student_teacher.ipynb #51da7ef0
 def set_aside(images: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The images (N, ...) without a random tenth, and that tenth, at least one. A single image is both."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -824,7 +824,7 @@ def train_networks(
     batches = training.tensor_batches(images, batch_size=batch_size)
     return training.descend(networks, loss, batches, **options)
 
-
+# %% notebooks/05_student_teacher.ipynb #f7697e4c
 def squares(images: torch.Tensor, size: int) -> torch.Tensor:
     """Images (B, 3, H, W) as (B, 3, size, size)."""
     if images.shape[-2:] == (size, size):
@@ -915,12 +915,12 @@ def code_map(maps: torch.Tensor, size: int) -> torch.Tensor:
     """Sines and cosines of each position of maps (B, C, h, w), as a map (1, size, h, w); `size` % 4 == 0."""
     return position_code(maps.permute(0, 2, 3, 1), size).T.unflatten(1, maps.shape[2:])[None]
 
-
+# %% notebooks/05_student_teacher.ipynb #bec66b24
 def beside(maps: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
     """maps (B, C, h, w) with the channels of code (1, size, h, w) behind theirs."""
     return torch.cat([maps, code.expand(len(maps), -1, -1, -1)], dim=1)
 
-
+# %% notebooks/05_student_teacher.ipynb #1bd09cc0
 class PlacedSubnet(nn.Module):
     """FastFlow's subnet that also reads the code of each position."""
 
@@ -959,7 +959,7 @@ def surprise(flow: nn.Module, maps: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood per number, (B, h, w), of maps (B, C, h, w) under a `placed_flow`."""
     return -log_likelihood(*flow(maps, code_map(maps, 32))) / maps.shape[1]
 
-
+# %% notebooks/05_student_teacher.ipynb #00b5da6d
 @one_thread()
 def fit_flow(
     flow: nn.Module, maps: torch.Tensor, epochs: int, batch_size: int, learning_rate: float, seed: int
@@ -986,7 +986,7 @@ class ResidualBlock(nn.Module):
         """(B, channels, h, w) to the same shape."""
         return x + self.layers(x)
 
-
+# %% notebooks/05_student_teacher.ipynb #e8c1cac1
 class ResidualStudent(nn.Module):
     """AST's student: latents (B, C, h, w) from features of that shape and the code of the positions."""
 
@@ -1095,7 +1095,7 @@ def perceptron(*widths: int) -> nn.Sequential:
     layers = [(nn.Conv2d(a, b, 1), nn.BatchNorm2d(b), nn.ReLU()) for a, b in pairwise(widths)]
     return nn.Sequential(*(layer for step in layers for layer in step))
 
-
+# %% notebooks/05_student_teacher.ipynb #f1e5b2f3
 class TwoWayMapping(nn.Module):
     """PFM's mappings between maps of C1 and of C2 channels; both share the layer in the middle.
 
@@ -1123,7 +1123,7 @@ def matched(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, to
     pooled = (F.adaptive_avg_pool2d(maps, size) for maps in (first, second))
     return tuple(F.normalize(maps, dim=1) for maps in pooled)
 
-
+# %% notebooks/05_student_teacher.ipynb #5dd30ae0
 def mapping_error(
     mapping: nn.Module, pair: Sequence[torch.Tensor], codes: Sequence[torch.Tensor | float] = (0.0, 0.0)
 ) -> torch.Tensor:
@@ -1225,7 +1225,7 @@ def value_and_direction(
     direction = 1 - F.cosine_similarity(student.flatten(1), teacher.flatten(1))
     return direction + value_weight * (student - teacher).square().mean(dim=(1, 2, 3))
 
-
+# %% notebooks/05_student_teacher.ipynb #acdd600e
 def opened(maps: torch.Tensor, size: int = 3) -> torch.Tensor:
     """Grey-scale opening of maps (B, H, W) by a square: bright spots smaller than it vanish."""
     eroded = -F.max_pool2d(-maps[:, None], size, 1, size // 2)
@@ -1320,12 +1320,12 @@ def hard_positions(distance: torch.Tensor, beta: float = 2.0) -> torch.Tensor:
     hard = distance >= distance.mean() + beta * distance.std()
     return hard | ~hard.any()
 
-
+# %% notebooks/05_student_teacher.ipynb #95e0dbad
 def context_difference(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """IKD's context similarity loss: mean squared difference of the Gram matrices of unit vectors (N, C)."""
     return (student @ student.T - teacher @ teacher.T).square().mean()
 
-
+# %% notebooks/05_student_teacher.ipynb #135320aa
 def added_map(distances: Sequence[torch.Tensor], size: tuple[int, int], sigma: float) -> torch.Tensor:
     """The levels' distances (B, h, w), enlarged to `size`, added, and smoothed with `sigma` pixels."""
     return smooth(pyramid_map(distances, size, "sum"), sigma)
@@ -1419,7 +1419,7 @@ def synthetic_anomalies(
     share = opacity + (1 - opacity) * torch.rand(len(images), 1, 1, 1, device=images.device)
     return torch.where(masks[:, None], images.lerp(paint, share), images), masks
 
-
+# %% notebooks/05_student_teacher.ipynb #abcdc73c
 def mask_cells(masks: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
     """Masks (B, H, W) on a coarser grid: 1.0 for a cell that holds any masked pixel, (B, h, w)."""
     return F.adaptive_max_pool2d(masks.float()[:, None], grid)[:, 0]
