@@ -1,7 +1,7 @@
 """Detectors that train one network: on images, or on frozen features."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -56,19 +56,27 @@ class TrainedNetwork(Detector):
         self.network = training.seeded(self.seed, self.build).to(self.device).eval()
         with torch.no_grad():
             self.prepare(*tensors)
-        self.history = training.descend(
+        self.history = self._descended(self._announced(*tensors))
+        with torch.no_grad():
+            self.begin_epoch(self.epochs, *tensors)
+        return self
+
+    def _descended(self, batches: training.Batches) -> torch.Tensor:
+        """Train `network`; the loss of each epoch."""
+        return training.descend(
             self.network,
-            lambda batch: self.loss(*(tensor.to(self.device) for tensor in batch)),
-            self._announced(*tensors),
+            self._of_batch(self.loss),
+            batches,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             seed=self.seed,
             desc=type(self).__name__,
             **self.descent,
         )
-        with torch.no_grad():
-            self.begin_epoch(self.epochs, *tensors)
-        return self
+
+    def _of_batch(self, loss: Callable[..., torch.Tensor]) -> Callable[[Any], torch.Tensor]:
+        """`loss` of a tuple of tensors that may lie on another device."""
+        return lambda batch: loss(*(tensor.to(self.device) for tensor in batch))
 
     def _announced(self, *tensors: torch.Tensor) -> training.Batches:
         """Shuffled batches of rows of `tensors`; `begin_epoch` goes before those of each epoch."""
@@ -92,6 +100,31 @@ class ImageNetwork(TrainedNetwork):
     def fit(self, dataset: AnomalyDataset) -> Self:
         """Train on all images of `dataset`, held in memory."""
         return self.train_on(dataset.images())
+
+
+class AdversarialNetwork(ImageNetwork):
+    """Networks trained on images against each other; a subclass implements `build`, `losses` and `predict`.
+
+    `build` returns an `nn.ModuleDict`, with a loss in `losses` for each of its networks. On every batch each
+    network in turn, in the order of `losses`, makes a step of Adam at the constant `learning_rate`.
+    `history` is (epochs, networks). Generators and discriminators balance best with little momentum (DCGAN):
+    `betas`.
+    """
+
+    betas: ClassVar[tuple[float, float]] = (0.5, 0.999)
+
+    def losses(self) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+        """For each network, by name, its loss of a batch of images."""
+        raise NotImplementedError
+
+    def _descended(self, batches: training.Batches) -> torch.Tensor:
+        players = []
+        for name, loss in self.losses().items():
+            weights = self.network[name].parameters()
+            optimizer = torch.optim.Adam(weights, lr=self.learning_rate, betas=self.betas, fused=True)
+            players.append(training.Player(self.network[name], self._of_batch(loss), optimizer))
+        options = {"epochs": self.epochs, "seed": self.seed, "desc": type(self).__name__}
+        return training.compete(players, batches, **options)
 
 
 class FeatureNetwork(TrainedNetwork, FeatureDetector):

@@ -1,7 +1,8 @@
 """The one training loop: device, autocast, progress, seed, restart."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,16 @@ _DRY_BATCHES = 2
 
 class TrainingError(RuntimeError):
     """The loss is not a number any more."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """A module, the loss of a batch it goes down, and how; `clip` limits the gradient's norm."""
+
+    module: nn.Module
+    loss: Callable[[Any], torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    clip: float | None = None
 
 
 def train(
@@ -42,6 +53,7 @@ def train(
     caller to delete. Raises `TrainingError`, naming epoch and batch, when the loss is not finite.
     """
     device = next(module.parameters()).device
+    player = Player(module, loss, optimizer, clip)
     history: list[float] = []
     if checkpoint is not None and Path(checkpoint).exists():
         history = _restore(Path(checkpoint), module, optimizer, scheduler, device)
@@ -49,7 +61,7 @@ def train(
     total = 1 if dry_run() else epochs
     with progress(total=total, initial=len(history), desc=desc, unit="epoch") as bar:
         for epoch in range(len(history), total):
-            history.append(_epoch(module, loss, batches, optimizer, clip, seed, epoch, device))
+            history += _epoch([player], batches, seed, epoch, device)
             if scheduler is not None:
                 scheduler.step()
             if checkpoint is not None and not dry_run():
@@ -83,17 +95,32 @@ def descend(
     return torch.tensor(history, device=next(module.parameters()).device)
 
 
+def compete(
+    players: Sequence[Player], batches: Batches, *, epochs: int, seed: int = 0, desc: str = "training"
+) -> torch.Tensor:
+    """Adversarial training: on every batch each player in turn makes one step down its own loss.
+
+    A step changes the player's own module only; the others' parameters need no gradient meanwhile. Returns
+    the mean losses (epochs, players), on the first player's device. Raises `TrainingError` as `train` does.
+    """
+    modules = nn.ModuleList(player.module for player in players)
+    device = next(modules.parameters()).device
+    history: list[list[float]] = []
+    modules.train()
+    total = 1 if dry_run() else epochs
+    with progress(total=total, desc=desc, unit="epoch") as bar:
+        for epoch in range(total):
+            history.append(_epoch(players, batches, seed, epoch, device))
+            bar.set_postfix(loss=" ".join(f"{value:.4g}" for value in history[-1]))
+            bar.update()
+    modules.requires_grad_(True).eval()
+    return torch.tensor(history, device=device)
+
+
 def _epoch(
-    module: nn.Module,
-    loss: Callable[[Any], torch.Tensor],
-    batches: Batches,
-    optimizer: torch.optim.Optimizer,
-    clip: float | None,
-    seed: int,
-    epoch: int,
-    device: torch.device,
-) -> float:
-    """One pass; the mean loss over its batches."""
+    players: Sequence[Player], batches: Batches, seed: int, epoch: int, device: torch.device
+) -> list[float]:
+    """One pass; for each player the mean loss over its batches."""
     losses = []
     # Noise drawn inside `loss` comes from the global generators: seed them per epoch, and give them back.
     with torch.random.fork_rng(devices=_rng_devices(device), device_type=_rng_type(device)):
@@ -101,36 +128,38 @@ def _epoch(
         for number, batch in enumerate(batches(torch.Generator().manual_seed(torch.initial_seed()))):
             if dry_run() and number == _DRY_BATCHES:
                 break
-            losses.append(_step(module, loss, batch, optimizer, clip, device))
-            if not math.isfinite(losses[-1]):
-                raise TrainingError(
-                    f"the loss is {losses[-1]} in epoch {epoch + 1}, batch {number + 1}: "
-                    "lower the learning rate, clip gradients (clip=1.0), or look for log/0 in the loss"
-                )
+            losses.append([_turn(player, players, batch, device) for player in players])
+            for value in losses[-1]:
+                if not math.isfinite(value):
+                    raise TrainingError(
+                        f"the loss is {value} in epoch {epoch + 1}, batch {number + 1}: "
+                        "lower the learning rate, clip gradients (clip=1.0), or look for log/0 in the loss"
+                    )
     if not losses:
         raise DataError("the training set yields no batch: fewer images than the batch size?")
-    return sum(losses) / len(losses)
+    return [sum(values) / len(losses) for values in zip(*losses, strict=True)]
 
 
-def _step(
-    module: nn.Module,
-    loss: Callable[[Any], torch.Tensor],
-    batch: Any,
-    optimizer: torch.optim.Optimizer,
-    clip: float | None,
-    device: torch.device,
-) -> float:
-    optimizer.zero_grad(set_to_none=True)
+def _turn(player: Player, players: Sequence[Player], batch: Any, device: torch.device) -> float:
+    """A step of `player`; alone, it keeps what its module has frozen."""
+    if len(players) > 1:
+        for other in players:
+            other.module.requires_grad_(other is player)
+    return _step(player, batch, device)
+
+
+def _step(player: Player, batch: Any, device: torch.device) -> float:
+    player.optimizer.zero_grad(set_to_none=True)
     # bfloat16 has float32's range, so no gradient scaler; CPUs and MPS stay in float32, to be reproducible.
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-        value = loss(batch)
+        value = player.loss(batch)
     found = value.item()
     # A step along NaN would lose the weights, too.
     if math.isfinite(found):
         value.backward()
-        if clip is not None:
-            nn.utils.clip_grad_norm_(module.parameters(), clip)
-        optimizer.step()
+        if player.clip is not None:
+            nn.utils.clip_grad_norm_(player.module.parameters(), player.clip)
+        player.optimizer.step()
     return found
 
 

@@ -10,11 +10,17 @@ from adlearn.maps import smooth, upsample
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(1, 40), st.integers(1, 40), st.floats(0.3, 6.0), st.integers(0, 99))
-def test_smoothing_is_scipys_gaussian_filter_borders_included(height, width, sigma, seed):
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.floats(0.3, 6.0),
+    st.sampled_from([2.0, 3.5, 4.0]),
+    st.integers(0, 99),
+)
+def test_smoothing_is_scipys_gaussian_filter_borders_included(height, width, sigma, truncate, seed):
     maps = np.random.default_rng(seed).normal(size=(2, height, width))
-    expected = [gaussian_filter(m, sigma) for m in maps]
-    np.testing.assert_allclose(smooth(torch.tensor(maps), sigma), expected, atol=1e-9)
+    expected = [gaussian_filter(m, sigma, truncate=truncate) for m in maps]
+    np.testing.assert_allclose(smooth(torch.tensor(maps), sigma, truncate), expected, atol=1e-9)
 
 
 def test_smoothing_keeps_type_and_constant_maps():

@@ -1,7 +1,8 @@
 """Write what a peer's library needs to be measured beside ours: images as we read them, and our weights.
 
 `python -m adlearn.bench.peer_export FOLDER elpv/mono factory/bolt`, then `peer_anomalib.py` on that FOLDER.
-For `peer_anomalib_students.py`: `--size 128 --limit 100 --penalty 200`.
+For `peer_anomalib_students.py`: `--size 128 --limit 100 --penalty 200`; for `peer_anomalib_images.py`:
+`--size 128 --limit 100 --textures 64`.
 """
 
 import argparse
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torchvision.utils import save_image
 
 from ..data import load
 from ..data.base import AnomalyDataset
@@ -29,6 +31,13 @@ def export_weights(folder: Path) -> None:
 def export_penalty(folder: Path, count: int, size: int) -> None:
     """`penalty.pt`: images (count, 3, size, size) in [0, 1] of no product, for EfficientAD's student."""
     torch.save(scenery(count, size, seed=1), folder / "penalty.pt")
+
+
+def export_textures(folder: Path, count: int, size: int) -> None:
+    """`textures/NNN.png`: images of no product, for Draem's synthetic anomalies."""
+    (folder / "textures").mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(scenery(count, size)):
+        save_image(image, folder / "textures" / f"{number:03}.png")
 
 
 def export_dataset(folder: Path, name: str, size: int = _SIZE, limit: int = _TRAIN) -> Path:
@@ -68,10 +77,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=_SIZE, help="side of the images in pixels")
     parser.add_argument("--limit", type=int, default=_TRAIN, help="training images")
     parser.add_argument("--penalty", type=int, metavar="COUNT", help="also COUNT images of no product")
+    parser.add_argument("--textures", type=int, metavar="COUNT", help="also COUNT of them as PNG files")
     options = parser.parse_args()
     export_weights(options.folder)
     if options.penalty:
         export_penalty(options.folder, options.penalty, options.size)
+    if options.textures:
+        export_textures(options.folder, options.textures, options.size)
     for name in options.datasets:
         print(export_dataset(options.folder, name, options.size, options.limit))
 
