@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -105,26 +106,31 @@ class ImageNetwork(TrainedNetwork):
 class AdversarialNetwork(ImageNetwork):
     """Networks trained on images against each other; a subclass implements `build`, `losses` and `predict`.
 
-    `build` returns an `nn.ModuleDict`, with a loss in `losses` for each of its networks. On every batch each
-    network in turn, in the order of `losses`, makes a step of Adam at the constant `learning_rate`.
-    `history` is (epochs, networks). Generators and discriminators balance best with little momentum (DCGAN):
-    `betas`.
+    `build` returns an `nn.ModuleDict`, with a loss in `losses` for each of its networks that plays. On every
+    batch each of them in turn, in the order of `losses`, makes a step of Adam at a constant `learning_rate`,
+    or as many as `turns` says. `history` is (epochs, networks that play). Generators and discriminators
+    balance best with little momentum (DCGAN): `betas`.
     """
 
-    betas: ClassVar[tuple[float, float]] = (0.5, 0.999)
+    betas: tuple[float, float] = (0.5, 0.999)
+    turns: Mapping[str, int] = MappingProxyType({})
 
     def losses(self) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
         """For each network, by name, its loss of a batch of images."""
         raise NotImplementedError
 
     def _descended(self, batches: training.Batches) -> torch.Tensor:
-        players = []
+        players, last_turns = [], []
         for name, loss in self.losses().items():
             weights = self.network[name].parameters()
             optimizer = torch.optim.Adam(weights, lr=self.learning_rate, betas=self.betas, fused=True)
-            players.append(training.Player(self.network[name], self._of_batch(loss), optimizer))
+            player = training.Player(self.network[name], self._of_batch(loss), optimizer)
+            players += [player] * self.turns.get(name, 1)
+            last_turns.append(len(players) - 1)
         options = {"epochs": self.epochs, "seed": self.seed, "desc": type(self).__name__}
-        return training.compete(players, batches, **options)
+        history = training.compete(players, batches, **options)[:, last_turns]
+        self.network.eval()
+        return history
 
 
 class FeatureNetwork(TrainedNetwork, FeatureDetector):

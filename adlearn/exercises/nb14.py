@@ -72,7 +72,7 @@ def search(answer: Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tenso
 
 
 @exercise("14.4")
-def gradient_penalty(answer: Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+def slope_penalty(answer: Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
     """what keeps a critic's slope near 1"""
     real, fake = _rand(6, 4), _rand(6, 4, seed=1)
     critic = nn.Linear(4, 1)
