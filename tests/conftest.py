@@ -4,8 +4,19 @@ import pytest
 import torch
 from tiny import draw_benchmark
 
-# Images are tiny here: a second thread gains nothing, and waits when the machine is busy.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread(request):
+    """Images are tiny here: a second thread gains nothing, and waits when the machine is busy.
+
+    So methods that ask for two get one, except where this is what is tested.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ != "test_threads":
+            patch.setattr(torch, "set_num_threads", lambda count: None)
+        yield
 
 
 @pytest.fixture(scope="session")
