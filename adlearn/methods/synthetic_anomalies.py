@@ -19,7 +19,7 @@ __all__ = ['VARIANTS', 'BLENDS', 'TEXTURE_CHANGES', 'HARD_CHANGES', 'PAINTS', 'd
            'style_features', 'blob', 'recoloured', 'restyled', 'style_transferred', 'NST', 'permuted', 'hard_augmented',
            'with_coordinates', 'pair_judge', 'AnoSeg', 'any_painted', 'paint_named', 'PaintHead', 'PaintedDefects']
 
-# %% notebooks/09_synthetic_anomalies.ipynb #3ec621d2
+# %% notebooks/09_synthetic_anomalies.ipynb #9d91233b
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -32,7 +32,7 @@ from torch import nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as image_ops
 
-# %% notebooks/09_synthetic_anomalies.ipynb #5748241a
+# %% notebooks/09_synthetic_anomalies.ipynb #25cf19f6
 from adlearn import training
 from adlearn.data.base import AnomalyDataset
 from adlearn.data.scenery import scenery
@@ -43,7 +43,7 @@ from adlearn.maps import smooth, upsample
 from adlearn.methods.feature_adaptation import perlin_noise, perlin_regions, region_focal
 from adlearn.methods.gaussian_density import ledoit_wolf, whitener
 
-# %% notebooks/09_synthetic_anomalies.ipynb #ffa76ee2
+# %% notebooks/09_synthetic_anomalies.ipynb #e3525425
 from adlearn.methods.one_class import (
     PretextTail,
     SteadyTail,
@@ -63,7 +63,7 @@ from adlearn.trained import AdversarialNetwork, FeatureNetwork, ImageNetwork, Tr
 from adlearn.training import seeded
 from adlearn.weights import DEFAULT_BACKBONE
 
-# %% notebooks/09_synthetic_anomalies.ipynb #6fd79929
+# %% notebooks/09_synthetic_anomalies.ipynb #26690d2c
 def double_conv(before: int, after: int) -> nn.Sequential:
     """Two 3 x 3 convolutions, each with batch norm and ReLU: (B, before, h, w) to (B, after, h, w)."""
     layers: list[nn.Module] = []
@@ -71,7 +71,7 @@ def double_conv(before: int, after: int) -> nn.Sequential:
         layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
     return nn.Sequential(*layers)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #3b6633c7
+# %% notebooks/09_synthetic_anomalies.ipynb #db4fcd84
 class UNet(nn.Module):
     """Encoder and decoder of `levels` grids, each half as fine as the one before.
 
@@ -109,7 +109,7 @@ class UNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.decode(self.encode(images))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #7884f6bd
+# %% notebooks/09_synthetic_anomalies.ipynb #621c02c2
 def ssim(first: torch.Tensor, second: torch.Tensor, sigma: float = 1.5) -> torch.Tensor:
     """Structural similarity of images (B, C, H, W) in [0, 1], the mean over channels: (B, H, W), at most 1.
 
@@ -128,7 +128,7 @@ def ssim(first: torch.Tensor, second: torch.Tensor, sigma: float = 1.5) -> torch
         luminance = (2 * mean_1 * mean_2 + 0.01**2) / (mean_1.square() + mean_2.square() + 0.01**2)
         return (luminance * (2 * covariance + 0.03**2) / (variances + 0.03**2)).mean(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #d8a46641
+# %% notebooks/09_synthetic_anomalies.ipynb #e10a1419
 def rectangles(images: torch.Tensor, area: tuple[float, float], ratio: float = 0.3) -> torch.Tensor:
     """Random heights and widths (B, 2) in whole px, for `images` (B, 3, H, W).
 
@@ -142,7 +142,7 @@ def rectangles(images: torch.Tensor, area: tuple[float, float], ratio: float = 0
     sides = torch.stack([(pixels * bend).sqrt(), (pixels / bend).sqrt()], dim=1).round()
     return torch.minimum(sides.clamp(min=1), sides.new_tensor([height, width]))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #271e6b0e
+# %% notebooks/09_synthetic_anomalies.ipynb #868bd8be
 def two_corners(
     images: torch.Tensor, sides: torch.Tensor, turn: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -156,13 +156,13 @@ def two_corners(
     source, target = (torch.floor(d * (room.floor() + 1)) for d, room in zip(draw, rooms, strict=True))
     return source, target
 
-# %% notebooks/09_synthetic_anomalies.ipynb #b518e63f
+# %% notebooks/09_synthetic_anomalies.ipynb #ae90131d
 def turned_box(sides: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     """Height and width (B, 2) of the upright box around a rectangle of `sides` (B, 2), turned by `turn`."""
     cosine, sine = turn.cos().abs()[:, None], turn.sin().abs()[:, None]
     return cosine * sides + sine * sides.flip(1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #79ee39c9
+# %% notebooks/09_synthetic_anomalies.ipynb #3e1761d0
 def moved(
     images: torch.Tensor,
     sides: torch.Tensor,
@@ -186,7 +186,7 @@ def moved(
     index = (down * width + right).long().flatten(1)[:, None].expand(-1, images.shape[1], -1)
     return images.flatten(2).gather(2, index).view_as(images), inside
 
-# %% notebooks/09_synthetic_anomalies.ipynb #9acf7e1f
+# %% notebooks/09_synthetic_anomalies.ipynb #bd9ac1ff
 def cut_paste(
     images: torch.Tensor, area: tuple[float, float] = (0.02, 0.15), jitter: float = 0.1
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,7 +197,7 @@ def cut_paste(
     sides, turn = rectangles(images, area), images.new_zeros(len(images))
     return laid_over(images, sides, turn, jitter)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #64a60ab6
+# %% notebooks/09_synthetic_anomalies.ipynb #c39b61d3
 def laid_over(
     images: torch.Tensor, sides: torch.Tensor, turn: torch.Tensor, jitter: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,7 +207,7 @@ def laid_over(
     changed = torch.where(inside[:, None], piece, images)
     return changed, (changed != images).any(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #3fb2bc25
+# %% notebooks/09_synthetic_anomalies.ipynb #00c59bf0
 def cut_paste_scar(
     images: torch.Tensor, scale: float = 1.0, jitter: float = 0.1
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -221,7 +221,7 @@ def cut_paste_scar(
     turn = math.pi / 4 * (2 * draw[2] - 1)
     return laid_over(images, sides.round().clamp(min=1), turn, jitter)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #100df8d5
+# %% notebooks/09_synthetic_anomalies.ipynb #6765325e
 VARIANTS = {"cutpaste": ("rectangle",), "scar": ("scar",), "3way": ("rectangle", "scar")}
 
 
@@ -236,12 +236,12 @@ def labelled_copies(
     parts = [images, *(paints[name](images)[0] for name in VARIANTS[variant])]
     return torch.cat(parts), torch.arange(len(parts), device=images.device).repeat_interleave(len(images))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #729e0c29
+# %% notebooks/09_synthetic_anomalies.ipynb #782908d8
 def gaussian_density(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean (D,) and whitening matrix (D, D) of `points` (N, D), the covariance shrunk (`ledoit_wolf`)."""
     return points.mean(dim=0), whitener(ledoit_wolf(points)[0])
 
-# %% notebooks/09_synthetic_anomalies.ipynb #cbc18414
+# %% notebooks/09_synthetic_anomalies.ipynb #f80d1938
 def mahalanobis(points: torch.Tensor, mean: torch.Tensor, whitening: torch.Tensor) -> torch.Tensor:
     """Mahalanobis distances (...,) of `points` (..., D): the root of twice the score's formula.
 
@@ -249,7 +249,7 @@ def mahalanobis(points: torch.Tensor, mean: torch.Tensor, whitening: torch.Tenso
     """
     return (whitening @ (points - mean)[..., None])[..., 0].norm(dim=-1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #48f15bbe
+# %% notebooks/09_synthetic_anomalies.ipynb #5daa7bd7
 class CutPaste(ImageNetwork):
     """CutPaste (Li et al., 2021): a classifier of pasted damage is trained, a Gaussian on its inside scores.
 
@@ -311,7 +311,7 @@ class CutPaste(ImageNetwork):
         self.check(images)
         return Prediction(mahalanobis(self.points(images), self.mean, self.whitening))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #ca2a7376
+# %% notebooks/09_synthetic_anomalies.ipynb #d63d10b9
 def random_patches(images: torch.Tensor, side: int, count: int) -> torch.Tensor:
     """`count` random crops of each of `images` (B, 3, H, W): (B * count, 3, side, side)."""
     height, width = images.shape[-2:]
@@ -322,7 +322,7 @@ def random_patches(images: torch.Tensor, side: int, count: int) -> torch.Tensor:
     which = torch.arange(len(images), device=images.device).repeat_interleave(count)
     return images[which[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #9c902627
+# %% notebooks/09_synthetic_anomalies.ipynb #c82cf791
 def patch_grid(images: torch.Tensor, side: int, stride: int) -> torch.Tensor:
     """All crops at every `stride` px: images (B, 3, H, W) to (B, rows, columns, 3, side, side)."""
     if min(images.shape[-2:]) < side:
@@ -330,14 +330,14 @@ def patch_grid(images: torch.Tensor, side: int, stride: int) -> torch.Tensor:
         raise DataError(f"images of {size} px hold no patch of {side} px: lower patch_size")
     return images.unfold(2, side, stride).unfold(3, side, stride).permute(0, 2, 3, 1, 4, 5)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #e3952520
+# %% notebooks/09_synthetic_anomalies.ipynb #56d2e2ca
 def hills(grid: torch.Tensor, size: tuple[int, int], side: int, stride: int) -> torch.Tensor:
     """Patch scores (B, rows, columns) spread as Gaussians over their patches and averaged: (B, H, W)."""
     field = (side, stride, (side - 1) / 2)
     weights = receptive_upsample(torch.ones_like(grid[:1]), size, field, side / 4)
     return receptive_upsample(grid, size, field, side / 4) / weights.clamp(min=1e-6)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #aa915bd1
+# %% notebooks/09_synthetic_anomalies.ipynb #f7eecc9f
 class PatchCutPaste(CutPaste):
     """CutPaste on patches of `patch_size` px, `patches` random ones of an image and step: with maps.
 
@@ -398,7 +398,7 @@ class PatchCutPaste(CutPaste):
         maps = hills(grid, tuple(images.shape[-2:]), self.patch_size, self.stride)
         return Prediction(grid.amax(dim=(1, 2)), maps)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #a021422e
+# %% notebooks/09_synthetic_anomalies.ipynb #c08fad08
 @lru_cache(maxsize=256)
 def _sines(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Eigenvectors (n, n) and eigenvalues (n,) of n pixels' second difference, zeros beyond; float64, CPU."""
@@ -406,7 +406,7 @@ def _sines(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     angles = math.pi * k / (count + 1)
     return math.sqrt(2 / (count + 1)) * (angles[:, None] * k).sin(), 2 - 2 * angles.cos()
 
-# %% notebooks/09_synthetic_anomalies.ipynb #5d588481
+# %% notebooks/09_synthetic_anomalies.ipynb #e3364e0f
 def solve_poisson(right: torch.Tensor) -> torch.Tensor:
     """u with 4 u_p - (sum of its 4 neighbours) = `right` (..., h, w), and 0 all around: (..., h, w)."""
     (rows, row_values), (columns, column_values) = (_sines(n) for n in right.shape[-2:])
@@ -414,7 +414,7 @@ def solve_poisson(right: torch.Tensor) -> torch.Tensor:
     values = (row_values[:, None] + column_values).to(right)
     return rows @ ((rows @ right @ columns) / values) @ columns
 
-# %% notebooks/09_synthetic_anomalies.ipynb #e04e32bc
+# %% notebooks/09_synthetic_anomalies.ipynb #3dfa5d9e
 def poisson_blend(source: torch.Tensor, destination: torch.Tensor, mixed: bool = False) -> torch.Tensor:
     """`destination` (..., h, w) with the gradients of `source` (..., h, w) inside; its outer ring stays.
 
@@ -432,7 +432,7 @@ def poisson_blend(source: torch.Tensor, destination: torch.Tensor, mixed: bool =
         right = right + (ours - guidance).diff(dim=axis).narrow(-3 - axis, 1, source.shape[-3 - axis] - 2)
     return destination + F.pad(solve_poisson(right), (1, 1, 1, 1))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #5eb64dc0
+# %% notebooks/09_synthetic_anomalies.ipynb #8aa87e2b
 def gamma_side(length: int) -> int:
     """A patch's side in px for an image's side of `length`: NSA's truncated Gamma distribution.
 
@@ -442,13 +442,13 @@ def gamma_side(length: int) -> int:
     share = 0.06 + 0.1 * torch.empty(2).exponential_().sum().item()
     return max(int(min(share, 0.8) * length), 4)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #e29dec91
+# %% notebooks/09_synthetic_anomalies.ipynb #bb7052db
 def random_place(inner: tuple[int, int], outer: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of a rectangle of size `inner`, anywhere inside one of size `outer`."""
     starts = [int(torch.randint(n - m + 1, ())) for m, n in zip(inner, outer, strict=True)]
     return tuple(slice(start, start + m) for start, m in zip(starts, inner, strict=True))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #a6580ed9
+# %% notebooks/09_synthetic_anomalies.ipynb #7f3355fa
 def random_patch(image: torch.Tensor, resize: tuple[float, float]) -> torch.Tensor:
     """A piece (C, h, w) of `image` (C, H, W), resized by a clipped normal factor; 4 px to 0.4 of a side."""
     height, width = image.shape[-2:]
@@ -460,7 +460,7 @@ def random_patch(image: torch.Tensor, resize: tuple[float, float]) -> torch.Tens
     size = [max(int(factor * side), 4) for side in sides]
     return F.interpolate(image[None, :, rows, columns], size, mode="bilinear", align_corners=False)[0]
 
-# %% notebooks/09_synthetic_anomalies.ipynb #b52219b1
+# %% notebooks/09_synthetic_anomalies.ipynb #43e43531
 def with_objects(images: torch.Tensor, background: tuple[float, float] | None) -> torch.Tensor:
     """Images (B, 3, H, W) with a fourth channel, 1 on the object: (B, 4, H, W).
 
@@ -473,7 +473,7 @@ def with_objects(images: torch.Tensor, background: tuple[float, float] | None) -
     far = ((images.mean(dim=1, keepdim=True) - brightness).abs() > distance).to(images)
     return torch.cat([images, (F.avg_pool2d(far, 7, 1, 3) > 0.5).to(images)], dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #e948c7b0
+# %% notebooks/09_synthetic_anomalies.ipynb #37c6df43
 def fitting_patch(
     source: torch.Tensor,
     objects: torch.Tensor,
@@ -495,7 +495,7 @@ def fitting_patch(
             return patch[:3], place
     return None
 
-# %% notebooks/09_synthetic_anomalies.ipynb #de718845
+# %% notebooks/09_synthetic_anomalies.ipynb #4b417c55
 BLENDS = ("poisson", "mixed", "paste")
 
 
@@ -505,7 +505,7 @@ def blended(patch: torch.Tensor, there: torch.Tensor, blend: str) -> torch.Tenso
         raise DataError(f"blend={blend!r} is not one of {BLENDS}")
     return patch if blend == "paste" else poisson_blend(patch, there, blend == "mixed")
 
-# %% notebooks/09_synthetic_anomalies.ipynb #d778ca55
+# %% notebooks/09_synthetic_anomalies.ipynb #6e2c1213
 def poisson_pasted(
     images: torch.Tensor,
     blend: str = "poisson",
@@ -532,7 +532,7 @@ def poisson_pasted(
     changed = changed.clamp(0, 1)
     return changed, (changed != images).any(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #d5ad2a0f
+# %% notebooks/09_synthetic_anomalies.ipynb #69b3a3d0
 def local_median(values: torch.Tensor, places: torch.Tensor, width: int) -> torch.Tensor:
     """Medians over `width` x `width` px of values (B, H, W) where `places` is True, 0 elsewhere."""
     padded = F.pad(values[:, None], (width // 2,) * 4, mode="replicate")[:, 0]
@@ -541,7 +541,7 @@ def local_median(values: torch.Tensor, places: torch.Tensor, width: int) -> torc
     found[places] = windows[places].flatten(1).median(dim=1).values
     return found
 
-# %% notebooks/09_synthetic_anomalies.ipynb #2401d686
+# %% notebooks/09_synthetic_anomalies.ipynb #74d02394
 def nsa_labels(
     images: torch.Tensor,
     changed: torch.Tensor,
@@ -561,7 +561,7 @@ def nsa_labels(
     level = local_median(change, where, 2 * round(5 * half) + 1)
     return where * torch.sigmoid(steepness * (level - midpoint))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #e40945ae
+# %% notebooks/09_synthetic_anomalies.ipynb #8e43865e
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut: (B, before, h, w) to (B, after, h / stride, w / stride)."""
 
@@ -579,12 +579,12 @@ class ResidualBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.body(x) + self.shortcut(x))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #70335748
+# %% notebooks/09_synthetic_anomalies.ipynb #4a1ed868
 def doubled() -> nn.Upsample:
     """A grid twice as fine, bilinearly."""
     return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #eac66b11
+# %% notebooks/09_synthetic_anomalies.ipynb #01e884d5
 def nsa_network(width: int, pool: bool) -> nn.Sequential:
     """Images (B, 3, H, W) to logits (B, 1, H, W), sides rounded up to multiples of 32 (16 without `pool`).
 
@@ -604,13 +604,13 @@ def nsa_network(width: int, pool: bool) -> nn.Sequential:
     layers += [nn.Conv2d(width // 4, 1, 7, padding=3), doubled()]
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #f7b4c1b4
+# %% notebooks/09_synthetic_anomalies.ipynb #7822f4dd
 def map_logits(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """The answer (B, H, W) of a network with one output map to images (B, 3, H, W), at their size."""
     found = network(images.contiguous(memory_format=torch.channels_last))[:, 0]
     return found if found.shape[1:] == images.shape[2:] else upsample(found, tuple(images.shape[-2:]))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #25f28f1f
+# %% notebooks/09_synthetic_anomalies.ipynb #5cb8aec1
 class NSA(ImageNetwork):
     """Natural synthetic anomalies (Schlueter et al., 2022): find blended patches, and how much they change.
 
@@ -668,12 +668,12 @@ class NSA(ImageNetwork):
         found = map_logits(self.network, images).sigmoid()
         return Prediction(found.mean(dim=(1, 2)), found)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #5c574db4
+# %% notebooks/09_synthetic_anomalies.ipynb #439815ce
 def between(low: float, high: float) -> float:
     """A number between both, from PyTorch's global generator."""
     return float(torch.empty(()).uniform_(low, high))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #bf23de4f
+# %% notebooks/09_synthetic_anomalies.ipynb #a6ef74a2
 def perlin_mask(
     size: tuple[int, int], threshold: float = 0.5, device: torch.device | str = "cpu"
 ) -> torch.Tensor:
@@ -685,7 +685,7 @@ def perlin_mask(
     noise = perlin_noise(size, cells, device)[None]
     return image_ops.rotate(noise, between(-90, 90), InterpolationMode.BILINEAR)[0] > threshold
 
-# %% notebooks/09_synthetic_anomalies.ipynb #9e0b1b2d
+# %% notebooks/09_synthetic_anomalies.ipynb #123e2cd2
 def gamma_by_channel(texture: torch.Tensor) -> torch.Tensor:
     """Each channel of a texture (3, H, W) to a power of its own, 0.5 to 2."""
     return texture ** texture.new_empty(3, 1, 1).uniform_(0.5, 2)
@@ -707,20 +707,20 @@ TEXTURE_CHANGES: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     lambda texture: image_ops.rotate(texture, between(-45, 45), InterpolationMode.BILINEAR),
 )
 
-# %% notebooks/09_synthetic_anomalies.ipynb #4579d016
+# %% notebooks/09_synthetic_anomalies.ipynb #42c40f29
 def varied(texture: torch.Tensor) -> torch.Tensor:
     """A texture (3, H, W) in [0, 1] after three different ones of `TEXTURE_CHANGES`, drawn at random."""
     for number in torch.randperm(len(TEXTURE_CHANGES))[:3].tolist():
         texture = TEXTURE_CHANGES[number](texture)
     return texture
 
-# %% notebooks/09_synthetic_anomalies.ipynb #20b5b656
+# %% notebooks/09_synthetic_anomalies.ipynb #925c08f2
 @cache
 def texture_stock(size: int) -> torch.Tensor:
     """100 images of scenery (100, 3, size, size): textures to paint with."""
     return scenery(100, size)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #08c605d9
+# %% notebooks/09_synthetic_anomalies.ipynb #2c01b846
 def perlin_textured(
     images: torch.Tensor,
     textures: torch.Tensor | None = None,
@@ -742,19 +742,19 @@ def perlin_textured(
         changed[number] = torch.where(mask, mixed, images[number])
     return changed, (changed != images).any(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #fa288c99
+# %% notebooks/09_synthetic_anomalies.ipynb #a23e7811
 def restoration_loss(restored: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Mean squared error plus 1 - SSIM of restored and clean images (B, 3, H, W): one number."""
     return (restored - images).square().mean() + 1 - ssim(restored, images).mean()
 
-# %% notebooks/09_synthetic_anomalies.ipynb #6d48554b
+# %% notebooks/09_synthetic_anomalies.ipynb #a4a650bd
 def same_crop(side: int, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """One random square of `side` px, or what there is, out of all tensors (..., H, W): views of them."""
     ends = [(size, min(side, size)) for size in tensors[0].shape[-2:]]
     rows, columns = (slice(s := int(torch.randint(n - m + 1, ())), s + m) for n, m in ends)
     return tuple(tensor[..., rows, columns] for tensor in tensors)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #cd67b8bc
+# %% notebooks/09_synthetic_anomalies.ipynb #2c6ee3e9
 def largest_mean(maps: torch.Tensor, share: float) -> torch.Tensor:
     """The largest mean of maps (B, H, W) over a square window of `share` of the longer side: (B,).
 
@@ -763,7 +763,7 @@ def largest_mean(maps: torch.Tensor, share: float) -> torch.Tensor:
     reach = round((share * max(maps.shape[-2:]) - 1) / 2)
     return F.avg_pool2d(maps[:, None], 2 * reach + 1, 1, reach).amax(dim=(1, 2, 3))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #9d09dcc2
+# %% notebooks/09_synthetic_anomalies.ipynb #f122d0e2
 @torch.no_grad()
 def settle(module: nn.Module, passes: Iterable[Callable[[], Any]]) -> nn.Module:
     """`module`, its batch norm's running statistics replaced by their plain means over forward `passes`."""
@@ -781,7 +781,7 @@ def settle(module: nn.Module, passes: Iterable[Callable[[], Any]]) -> nn.Module:
         layer.eval()
     return module
 
-# %% notebooks/09_synthetic_anomalies.ipynb #984d6e4a
+# %% notebooks/09_synthetic_anomalies.ipynb #13e8c666
 class DRAEM(ImageNetwork):
     """Discriminatively trained reconstruction embedding (Zavrtanik et al., 2021).
 
@@ -835,7 +835,7 @@ class DRAEM(ImageNetwork):
         found = self.compared(images, self.restored(images)).sigmoid()
         return Prediction(largest_mean(found, self.window), found)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #4846ec77
+# %% notebooks/09_synthetic_anomalies.ipynb #fbff04bb
 def otsu(values: torch.Tensor) -> torch.Tensor:
     """The number that splits `values` best: the largest variance between both groups (Otsu, 1979)."""
     ordered = values.flatten().sort().values.double()
@@ -845,7 +845,7 @@ def otsu(values: torch.Tensor) -> torch.Tensor:
     best = (below * (len(ordered) - below) * (high - low).square()).argmax()
     return ((ordered[best] + ordered[best + 1]) / 2).to(values.dtype)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #4eabaf34
+# %% notebooks/09_synthetic_anomalies.ipynb #97494e91
 def foreground_mask(image: torch.Tensor) -> torch.Tensor:
     """Where an image (3, H, W) differs from the mean grey of its border by more than most: (H, W) bool."""
     grey = image.mean(dim=0)
@@ -853,7 +853,7 @@ def foreground_mask(image: torch.Tensor) -> torch.Tensor:
     distance = (grey - border).abs()
     return distance > otsu(distance)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #3abc0c6c
+# %% notebooks/09_synthetic_anomalies.ipynb #3c9cf1cb
 def shuffled_tiles(image: torch.Tensor, cells: int = 8) -> torch.Tensor:
     """An image (3, H, W) cut into `cells` x `cells` tiles in random order.
 
@@ -867,7 +867,7 @@ def shuffled_tiles(image: torch.Tensor, cells: int = 8) -> torch.Tensor:
     found[area] = tiles.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     return found
 
-# %% notebooks/09_synthetic_anomalies.ipynb #5d3ecdb3
+# %% notebooks/09_synthetic_anomalies.ipynb #a760caa7
 def disordered(image: torch.Tensor, cells: int = 8) -> torch.Tensor:
     """An image (3, H, W) mirrored, turned by up to 45 degrees, recoloured, and its tiles shuffled."""
     for flip in (image_ops.hflip, image_ops.vflip):
@@ -875,7 +875,7 @@ def disordered(image: torch.Tensor, cells: int = 8) -> torch.Tensor:
     image = image_ops.rotate(image, between(-45, 45), InterpolationMode.BILINEAR)
     return shuffled_tiles(random_colours(image[None], strength=0.2)[0], cells)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #2042c7c3
+# %% notebooks/09_synthetic_anomalies.ipynb #f2bef597
 def memseg_simulated(
     images: torch.Tensor,
     textures: torch.Tensor | None = None,
@@ -902,12 +902,12 @@ def memseg_simulated(
         changed[number] = torch.where(mask, torch.lerp(image, content, between(*opacity)), image)
     return changed, (changed != images).any(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #0d158eff
+# %% notebooks/09_synthetic_anomalies.ipynb #27770afa
 def channel_scale(maps: torch.Tensor) -> torch.Tensor:
     """Standard deviation of each channel of maps (N, C, h, w) over images and places: (1, C, 1, 1)."""
     return maps.std(dim=(0, 2, 3), correction=0, keepdim=True).clamp(min=1e-6)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #c1171649
+# %% notebooks/09_synthetic_anomalies.ipynb #4f6f03a3
 def nearest_memory(maps: list[torch.Tensor], memory: list[torch.Tensor]) -> torch.Tensor:
     """For each image the memory image with the smallest sum over levels of mean squared differences: (B,).
 
@@ -917,13 +917,13 @@ def nearest_memory(maps: list[torch.Tensor], memory: list[torch.Tensor]) -> torc
     pairs = [(m.flatten(1), n.flatten(1)) for m, n in zip(maps, memory, strict=True)]
     return torch.stack([exact(m, n).square() / m.shape[1] for m, n in pairs]).sum(dim=0).argmin(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #f8133f1f
+# %% notebooks/09_synthetic_anomalies.ipynb #1364a48d
 def difference_information(maps: list[torch.Tensor], memory: list[torch.Tensor]) -> list[torch.Tensor]:
     """DI: squared differences (B, C, h, w) of each level from the nearest memory image."""
     nearest = nearest_memory(maps, memory)
     return [(m - n[nearest]).square() for m, n in zip(maps, memory, strict=True)]
 
-# %% notebooks/09_synthetic_anomalies.ipynb #37b6f62f
+# %% notebooks/09_synthetic_anomalies.ipynb #1c5b8f56
 class CoordinateAttention(nn.Module):
     """Maps (B, C, h, w) times a factor in [0, 1] for each channel and row, and one for each column."""
 
@@ -939,12 +939,12 @@ class CoordinateAttention(nn.Module):
         rows, columns = both.split([height, width], dim=2)
         return maps * self.rows(rows).sigmoid()[..., None] * self.columns(columns).sigmoid()[:, :, None]
 
-# %% notebooks/09_synthetic_anomalies.ipynb #5df31d3f
+# %% notebooks/09_synthetic_anomalies.ipynb #df9cc925
 def enlarged_to(maps: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Maps (B, C, h, w) bilinearly enlarged to the height and width of `like`."""
     return F.interpolate(maps, like.shape[-2:], mode="bilinear", align_corners=False)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #dbd31d6c
+# %% notebooks/09_synthetic_anomalies.ipynb #f8b3ecce
 def spatial_attention(differences: list[torch.Tensor]) -> list[torch.Tensor]:
     """M_l (B, 1, h, w), shallow to deep: the mean of DI_l over channels, times the next deeper one."""
     found: list[torch.Tensor] = []
@@ -953,12 +953,12 @@ def spatial_attention(differences: list[torch.Tensor]) -> list[torch.Tensor]:
         found.insert(0, own * enlarged_to(found[0], own) if found else own)
     return found
 
-# %% notebooks/09_synthetic_anomalies.ipynb #7b5d4d81
+# %% notebooks/09_synthetic_anomalies.ipynb #44c4367a
 def refined(before: int, after: int) -> nn.Sequential:
     """A 3 x 3 convolution with batch norm and ReLU: maps (B, before, h, w) to (B, after, h, w)."""
     return nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU())
 
-# %% notebooks/09_synthetic_anomalies.ipynb #360bbe7e
+# %% notebooks/09_synthetic_anomalies.ipynb #d782758f
 class FusionDecoder(nn.Module):
     """MemSeg's trained part: concatenated information of several levels to logits (B, 2h, 2w).
 
@@ -998,19 +998,19 @@ class FusionDecoder(nn.Module):
         doubled = F.interpolate(current, scale_factor=2, mode="bilinear", align_corners=False)
         return self.last(self.up[0](doubled))[:, 0]
 
-# %% notebooks/09_synthetic_anomalies.ipynb #d1b9c033
+# %% notebooks/09_synthetic_anomalies.ipynb #4d0d3559
 def memseg_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """0.6 of the mean absolute error and 0.4 of the focal loss, gamma 4, of logits and masks (B, H, W)."""
     targets = masks.to(logits.dtype)
     return 0.6 * F.l1_loss(logits.sigmoid(), targets) + 0.4 * region_focal(logits, targets, gamma=4)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #1aab49bc
+# %% notebooks/09_synthetic_anomalies.ipynb #a7e3014b
 def top_mean(maps: torch.Tensor, share: float = 100 / 256**2) -> torch.Tensor:
     """Mean of the highest `share` of pixels, at least one, of maps (B, H, W): (B,)."""
     pixels = maps.flatten(1)
     return pixels.topk(max(round(share * pixels.shape[1]), 1), dim=1).values.mean(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #d75f5136
+# %% notebooks/09_synthetic_anomalies.ipynb #e03cc476
 def painted_features(
     extractor: FeatureExtractor, images: torch.Tensor, clean: list[torch.Tensor], foreground: bool = False
 ) -> list[torch.Tensor]:
@@ -1025,7 +1025,7 @@ def painted_features(
             maps[part] = new.to(maps.device)
     return [*found, masks]
 
-# %% notebooks/09_synthetic_anomalies.ipynb #8da66b5f
+# %% notebooks/09_synthetic_anomalies.ipynb #7394cea0
 class FeatureMemory(FeatureDetector):
     """Keeps the features of `memory` training images, and every channel's scale.
 
@@ -1058,7 +1058,7 @@ class FeatureMemory(FeatureDetector):
             setattr(self, f"memory_{number}", level)
         return self
 
-# %% notebooks/09_synthetic_anomalies.ipynb #5f129463
+# %% notebooks/09_synthetic_anomalies.ipynb #a91e81e9
 class MemSeg(TrainedNetwork, FeatureMemory):
     """MemSeg (Yang et al., 2022): segmentation of features and their difference from memory.
 
@@ -1116,12 +1116,12 @@ class MemSeg(TrainedNetwork, FeatureMemory):
         maps = self.logits(list(features.values()), size).sigmoid()
         return Prediction(top_mean(maps), maps)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #e64d7aa3
+# %% notebooks/09_synthetic_anomalies.ipynb #a36b485e
 def codewords_at(indices: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """The codewords of `indices` (B, h, w) in `codebook` (N, D): (B, D, h, w)."""
     return F.embedding(indices, codebook).movedim(-1, 1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #b631fd5d
+# %% notebooks/09_synthetic_anomalies.ipynb #5e13ef57
 def quantize(features: torch.Tensor, codebook: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The nearest codewords (B, D, h, w) of features (B, D, h, w), and their indices (B, h, w): DSR, Eq. (1).
 
@@ -1132,7 +1132,7 @@ def quantize(features: torch.Tensor, codebook: torch.Tensor) -> tuple[torch.Tens
     indices = (fixed.square().sum(dim=1) - 2 * rows @ fixed.T).argmin(dim=-1)
     return codewords_at(indices, fixed) + (features - features.detach()), indices
 
-# %% notebooks/09_synthetic_anomalies.ipynb #b7911faa
+# %% notebooks/09_synthetic_anomalies.ipynb #e7998f76
 def vq_loss(features: torch.Tensor, codewords: torch.Tensor, commitment: float = 0.25) -> torch.Tensor:
     """The second and third term of DSR's Eq. (2) of features F and their codewords Q, of one shape.
 
@@ -1140,7 +1140,7 @@ def vq_loss(features: torch.Tensor, codewords: torch.Tensor, commitment: float =
     """
     return F.mse_loss(codewords, features.detach()) + commitment * F.mse_loss(features, codewords.detach())
 
-# %% notebooks/09_synthetic_anomalies.ipynb #2e25cfda
+# %% notebooks/09_synthetic_anomalies.ipynb #e879fb92
 class VectorQuantizer(nn.Module):
     """A codebook of `codewords` vectors of `dimensions`, moved by averages of the features they stand for."""
 
@@ -1171,7 +1171,7 @@ class VectorQuantizer(nn.Module):
         self.sums.copy_(torch.where(unused[:, None], picked, self.sums))
         self.codebook.copy_(self.sums / self.counts[:, None])
 
-# %% notebooks/09_synthetic_anomalies.ipynb #63476e7e
+# %% notebooks/09_synthetic_anomalies.ipynb #914bc0df
 class LatentBlock(nn.Sequential):
     """x plus two convolutions of it, `hidden` channels between them: (B, width, h, w) to the same shape."""
 
@@ -1182,25 +1182,25 @@ class LatentBlock(nn.Sequential):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         return values + super().forward(values)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #1e93a5cc
+# %% notebooks/09_synthetic_anomalies.ipynb #78adc68b
 def residual_stack(before: int, width: int) -> list[nn.Module]:
     """A 3 x 3 convolution, two residual blocks, a ReLU: (B, before, h, w) to (B, width, h, w)."""
     blocks = [LatentBlock(width, width // 2) for _ in range(2)]
     return [nn.Conv2d(before, width, 3, padding=1), *blocks, nn.ReLU()]
 
-# %% notebooks/09_synthetic_anomalies.ipynb #2c033d66
+# %% notebooks/09_synthetic_anomalies.ipynb #493e2601
 def appearance_decoder(before: int, width: int) -> nn.Sequential:
     """A description (B, before, h, w) to an image (B, 3, 4 h, 4 w)."""
     first = nn.ConvTranspose2d(width, width // 2, 4, stride=2, padding=1)
     last = nn.ConvTranspose2d(width // 2, 3, 4, stride=2, padding=1)
     return nn.Sequential(*residual_stack(before, width), first, nn.ReLU(), last)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #5ea8aa65
+# %% notebooks/09_synthetic_anomalies.ipynb #9c78ce2f
 def on_sphere(features: torch.Tensor) -> torch.Tensor:
     """Features (B, D, h, w) with their length at each position made sqrt(D): an element's variance is 1."""
     return features.shape[1] ** 0.5 * F.normalize(features, dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #8845f312
+# %% notebooks/09_synthetic_anomalies.ipynb #c4ba54fa
 class DiscreteAutoencoder(nn.Module):
     """DSR's quantized latent space encoder and general appearance decoder (Sec. 3.1 and 3.2).
 
@@ -1245,7 +1245,7 @@ class DiscreteAutoencoder(nn.Module):
         """The general reconstruction I_gen (B, 3, H, W)."""
         return self.decode(self.join(*self.encode(images)))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #4eb8d8e4
+# %% notebooks/09_synthetic_anomalies.ipynb #6025ce6b
 def pretraining_loss(
     autoencoder: DiscreteAutoencoder, images: torch.Tensor, variance: float = 1.0
 ) -> torch.Tensor:
@@ -1264,7 +1264,7 @@ def pretraining_loss(
     autoencoder.high.learn(high, high_indices)
     return loss
 
-# %% notebooks/09_synthetic_anomalies.ipynb #4ee1a7dd
+# %% notebooks/09_synthetic_anomalies.ipynb #95677761
 @lru_cache(maxsize=4)
 @torch.enable_grad()
 @threads(2)
@@ -1289,14 +1289,14 @@ def general_autoencoder(
     )  # fmt: skip
     return autoencoder.state_dict()
 
-# %% notebooks/09_synthetic_anomalies.ipynb #d801dd3b
+# %% notebooks/09_synthetic_anomalies.ipynb #2462c67e
 def codeword_order(codebook: torch.Tensor) -> torch.Tensor:
     """For each of N codewords the indices of all of them, itself first, the farthest last: (N, N)."""
     distances = torch.cdist(codebook, codebook, compute_mode="donot_use_mm_for_euclid_dist")
     # Before itself would come a copy with a smaller index.
     return distances.fill_diagonal_(-1.0).argsort(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #b1cc3995
+# %% notebooks/09_synthetic_anomalies.ipynb #cb4485ba
 def latent_anomalies(
     indices: torch.Tensor,
     masks: torch.Tensor,
@@ -1316,7 +1316,7 @@ def latent_anomalies(
     ranks = first + (bounds - first) * torch.rand(indices.shape, device=indices.device)
     return torch.where(masks, order[indices, ranks.long().clamp(1, len(order) - 1)], indices)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #f76025bb
+# %% notebooks/09_synthetic_anomalies.ipynb #f53a2bf6
 def spoilt(
     autoencoder: DiscreteAutoencoder,
     images: torch.Tensor,
@@ -1342,7 +1342,7 @@ def spoilt(
     touched = F.interpolate(low_masks[:, None].float(), high_masks.shape[-2:])[:, 0].bool() | high_masks
     return [right, right_high], [wrong, wrong_high], touched
 
-# %% notebooks/09_synthetic_anomalies.ipynb #fc7b47a7
+# %% notebooks/09_synthetic_anomalies.ipynb #76a4bf63
 class DSRNetwork(nn.Module):
     """The frozen autoencoder, and around it what is trained for one product (Sec. 3.3 to 3.5)."""
 
@@ -1389,7 +1389,7 @@ class DSRNetwork(nn.Module):
         """M (B, H, W) in [0, 1], bilinearly enlarged."""
         return upsample(self(images)[2].sigmoid()[:, 0], tuple(images.shape[-2:]))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #28228825
+# %% notebooks/09_synthetic_anomalies.ipynb #e2daad23
 def smudged(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (B, 3, H, W) under flat colours in Perlin regions, 20 to 100 % opaque; about half stay good.
 
@@ -1402,7 +1402,7 @@ def smudged(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     changed = torch.lerp(images, colours, regions * opacity)
     return changed, (changed != images).any(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #2bea6b8d
+# %% notebooks/09_synthetic_anomalies.ipynb #309a327a
 def appearance_loss(
     network: DSRNetwork, images: torch.Tensor, orders: tuple[torch.Tensor, torch.Tensor], **ranks: float
 ) -> torch.Tensor:
@@ -1416,7 +1416,7 @@ def appearance_loss(
     restored = sum(F.mse_loss(made, true) for made, true in zip(features, right, strict=True))
     return focal + restored + 10 * F.mse_loss(specific, images)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #8d462833
+# %% notebooks/09_synthetic_anomalies.ipynb #75b5dff8
 def refining_loss(network: DSRNetwork, images: torch.Tensor) -> torch.Tensor:
     """The third stage: the focal loss of the refined maps of smudged images."""
     changed, masks = smudged(images)
@@ -1424,13 +1424,13 @@ def refining_loss(network: DSRNetwork, images: torch.Tensor) -> torch.Tensor:
         maps = network.coarse_maps(changed)
     return region_focal(network.sharpen(changed, maps), masks.float(), gamma=2.0)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #065b567a
+# %% notebooks/09_synthetic_anomalies.ipynb #703f1afc
 def check_sides(images: torch.Tensor) -> None:
     """Refuse images whose sides are no multiples of 8 px: `DataError`."""
     if any(side % 8 for side in images.shape[-2:]):
         raise DataError(f"DSR's codewords need sides that are multiples of 8, got {tuple(images.shape[-2:])}")
 
-# %% notebooks/09_synthetic_anomalies.ipynb #26dd39c5
+# %% notebooks/09_synthetic_anomalies.ipynb #fc8a58ad
 class DSR(ImageNetwork):
     """Dual subspace re-projection (Zavrtanik et al., ECCV 2022), compact; sides must be multiples of 8.
 
@@ -1490,7 +1490,7 @@ class DSR(ImageNetwork):
         averaged = F.avg_pool2d(maps, self.window, 1, self.window // 2)
         return Prediction(averaged.amax(dim=(1, 2)), self.network.sharpen(images, maps).sigmoid())
 
-# %% notebooks/09_synthetic_anomalies.ipynb #273e067b
+# %% notebooks/09_synthetic_anomalies.ipynb #d83d4dd7
 def smooth_blended(
     images: torch.Tensor, area: tuple[float, float] = (0.005, 0.01), border: float = 4 / 224
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -1506,17 +1506,17 @@ def smooth_blended(
     changed = images.lerp(piece, soft[:, None])
     return changed, (changed != images).any(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #67e99172
+# %% notebooks/09_synthetic_anomalies.ipynb #f694a363
 def spot_the_difference(image: torch.Tensor, weak: torch.Tensor, blended: torch.Tensor) -> torch.Tensor:
     """L_SPD of projections (B, D): the weak view's shall be like the image's, the blended one's not."""
     return (F.cosine_similarity(image, blended) - F.cosine_similarity(image, weak)).mean()
 
-# %% notebooks/09_synthetic_anomalies.ipynb #e3eb5f2e
+# %% notebooks/09_synthetic_anomalies.ipynb #26b3b70b
 def weak_view(images: torch.Tensor) -> torch.Tensor:
     """`images` (B, 3, H, W) with at least 90 % of their area left and colours changed by up to 10 %."""
     return random_colours(random_crops(images, 0.9, flip=False), strength=0.1, hue=0.02)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #3d132905
+# %% notebooks/09_synthetic_anomalies.ipynb #671f6e20
 class TunedGaussian(FeatureNetwork):
     """Base: the pretrained blocks behind `layers` are tuned by a subclass's `loss` of images (B, 3, H, W).
 
@@ -1552,7 +1552,7 @@ class TunedGaussian(FeatureNetwork):
         maps = smooth(upsample(distance.unflatten(1, tuned.shape[-2:]), size), self.sigma)
         return Prediction(maps.amax(dim=(1, 2)), maps)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #ed99445a
+# %% notebooks/09_synthetic_anomalies.ipynb #13eb0d93
 class SPD(TunedGaussian):
     """SPot-the-Difference (Zou et al., 2022) with SimCLR's loss, to tune pretrained blocks; PaDiM scores.
 
@@ -1591,7 +1591,7 @@ class SPD(TunedGaussian):
         contrast = contrastive_loss(first, second)
         return contrast + self.weight * spot_the_difference(*three) if three else contrast
 
-# %% notebooks/09_synthetic_anomalies.ipynb #2a1ad11f
+# %% notebooks/09_synthetic_anomalies.ipynb #2b5e3623
 def located_view(images: torch.Tensor, smallest: float = 0.08) -> tuple[torch.Tensor, torch.Tensor]:
     """A random crop, mirrored or not, with other colours, and where its pixels come from (B, 2, H, W).
 
@@ -1602,19 +1602,19 @@ def located_view(images: torch.Tensor, smallest: float = 0.08) -> tuple[torch.Te
     view = random_crops(torch.cat([images, places], dim=1), smallest)
     return random_blur(random_colours(view[:, :3])), view[:, 3:]
 
-# %% notebooks/09_synthetic_anomalies.ipynb #10a6c116
+# %% notebooks/09_synthetic_anomalies.ipynb #23bf8897
 def propagated(maps: torch.Tensor) -> torch.Tensor:
     """Cells of maps (B, C, h, w), each the sum of all weighted by cosine (0 if negative): unit (B, C, P)."""
     cells = F.normalize(maps.flatten(2), dim=1)
     return F.normalize(cells @ (cells.mT @ cells).clamp(min=0), dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #747b1d70
+# %% notebooks/09_synthetic_anomalies.ipynb #21aaf9b2
 def cell_diagonal(places: torch.Tensor) -> torch.Tensor:
     """Diagonals (B,) of the cells of a view whose centres are at `places` (B, 2, h, w)."""
     counts = places.new_tensor(places.shape[-2:]).sub(1).clamp(min=1)
     return ((places[:, :, -1, -1] - places[:, :, 0, 0]) / counts).norm(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #362fb74d
+# %% notebooks/09_synthetic_anomalies.ipynb #6ed811e6
 def same_place(first: torch.Tensor, second: torch.Tensor, closer: float = 0.1) -> torch.Tensor:
     """Which cells of two views, centres at (B, 2, h, w) each, are less than `closer` diagonals apart.
 
@@ -1623,7 +1623,7 @@ def same_place(first: torch.Tensor, second: torch.Tensor, closer: float = 0.1) -
     apart = torch.cdist(first.flatten(2).mT, second.flatten(2).mT)
     return apart < closer * torch.maximum(cell_diagonal(first), cell_diagonal(second))[:, None, None]
 
-# %% notebooks/09_synthetic_anomalies.ipynb #9ffdd17e
+# %% notebooks/09_synthetic_anomalies.ipynb #892557eb
 def most_alike(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """The one pair of cells of maps (B, C, h, w) with the largest product: (B, P, P) bool."""
     products = (first.flatten(2).mT @ second.flatten(2)).flatten(1)
@@ -1631,13 +1631,13 @@ def most_alike(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     pairs = torch.zeros_like(products, dtype=torch.bool).scatter(1, best, True)
     return pairs.unflatten(1, (-1, second[0, 0].numel()))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #0e519ca0
+# %% notebooks/09_synthetic_anomalies.ipynb #b9c76cc1
 def dense_agreement(queries: torch.Tensor, keys: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
     """-2 times the mean cosine of the `pairs` (B, P, P) of unit cells (B, C, P), over the images."""
     cosine = (queries.mT @ keys) * pairs
     return -2 * (cosine.sum(dim=(1, 2)) / pairs.sum(dim=(1, 2)).clamp(min=1)).mean()
 
-# %% notebooks/09_synthetic_anomalies.ipynb #a79d1623
+# %% notebooks/09_synthetic_anomalies.ipynb #1ab1a660
 class DenseTail(SteadyTail):
     """A `SteadyTail` with a projection head, two 1 x 1 convolutions, on each of its maps."""
 
@@ -1646,7 +1646,7 @@ class DenseTail(SteadyTail):
         heads = [(nn.Conv2d(c, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU()) for c in self.channels]
         self.heads = nn.ModuleList(nn.Sequential(*head, nn.Conv2d(hidden, hidden, 1)) for head in heads)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #51165d70
+# %% notebooks/09_synthetic_anomalies.ipynb #7faa53e7
 class DS2(TunedGaussian):
     """Dense tuning with pairs of cells that show the same place (He et al., 2024); PaDiM scores.
 
@@ -1691,13 +1691,13 @@ class DS2(TunedGaussian):
             total = total + dense_agreement(queries[1], keys[0], pairs.mT) / 2
         return total
 
-# %% notebooks/09_synthetic_anomalies.ipynb #a9aa8c35
+# %% notebooks/09_synthetic_anomalies.ipynb #d48e9264
 def gram(features: torch.Tensor) -> torch.Tensor:
     """Products of all pairs of channels of features (B, C, h, w), the mean over positions: (B, C, C)."""
     flat = features.flatten(2)
     return flat @ flat.transpose(1, 2) / flat.shape[2]
 
-# %% notebooks/09_synthetic_anomalies.ipynb #cb1b127c
+# %% notebooks/09_synthetic_anomalies.ipynb #0fa0a063
 def style_distance(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> torch.Tensor:
     """Relative squared distance of Gram matrices (B, C, C), the sum over layers: (B,)."""
     terms = [
@@ -1706,13 +1706,13 @@ def style_distance(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tenso
     ]
     return torch.stack(terms).sum(dim=0)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #58f80e3e
+# %% notebooks/09_synthetic_anomalies.ipynb #4f66a555
 @cache
 def style_features(device: torch.device) -> FeatureExtractor:
     """The default backbone's layers of strides 4 and 8, on `device`."""
     return FeatureExtractor(layers=(4, 8)).to(device)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #7806451f
+# %% notebooks/09_synthetic_anomalies.ipynb #141b9a01
 def blob(side: int, device: torch.device) -> torch.Tensor:
     """A mask (side, side): Perlin noise above its 60 % quantile, inside the largest disc."""
     noise = perlin_noise((side, side), (2, 2), device)
@@ -1720,14 +1720,14 @@ def blob(side: int, device: torch.device) -> torch.Tensor:
     disc = axis[:, None].square() + axis.square() < 0.9
     return (noise > noise.flatten().kthvalue(max(int(0.6 * noise.numel()), 1)).values) & disc
 
-# %% notebooks/09_synthetic_anomalies.ipynb #435c7554
+# %% notebooks/09_synthetic_anomalies.ipynb #1669553c
 def recoloured(squares: torch.Tensor, styles: torch.Tensor) -> torch.Tensor:
     """Images (B, 3, h, w) with each channel's mean and standard deviation those of `styles`, clamped."""
     mean, style_mean = (x.mean(dim=(2, 3), keepdim=True) for x in (squares, styles))
     std, style_std = (x.std(dim=(2, 3), keepdim=True) for x in (squares, styles))
     return ((squares - mean) / std.clamp_min(1e-3) * style_std + style_mean).clamp(0, 1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #8907db03
+# %% notebooks/09_synthetic_anomalies.ipynb #d82f5c80
 def restyled(
     squares: torch.Tensor, blobs: torch.Tensor, styles: torch.Tensor, steps: int, rate: float
 ) -> torch.Tensor:
@@ -1749,7 +1749,7 @@ def restyled(
         current = (current - rate * slope / length).clamp(0, 1)
     return torch.where(inside, current, squares)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #658c141c
+# %% notebooks/09_synthetic_anomalies.ipynb #902105cd
 def style_transferred(
     images: torch.Tensor, styles: torch.Tensor | None = None, steps: int = 8, rate: float = 0.02
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -1772,7 +1772,7 @@ def style_transferred(
         image[:, rows, columns] = square
     return changed, (changed != images).any(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #9aa42724
+# %% notebooks/09_synthetic_anomalies.ipynb #914df000
 class NST(ImageNetwork):
     """NSA's network on defects by style transfer (after Wei et al., 2020), `draws` for each image, made once.
 
@@ -1822,7 +1822,7 @@ class NST(ImageNetwork):
         found = map_logits(self.network, images).sigmoid()
         return Prediction(found.mean(dim=(1, 2)), found)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #cb69e8ff
+# %% notebooks/09_synthetic_anomalies.ipynb #054143ea
 def permuted(piece: torch.Tensor) -> torch.Tensor:
     """A piece (3, s, s), s even, with its four quarters in a random order."""
     half = piece.shape[-1] // 2
@@ -1838,7 +1838,7 @@ HARD_CHANGES: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     lambda piece: (piece * piece.new_empty(3, 1, 1).uniform_(0.5, 1.5) + between(-0.3, 0.3)).clamp(0, 1),
 )
 
-# %% notebooks/09_synthetic_anomalies.ipynb #051ce8cc
+# %% notebooks/09_synthetic_anomalies.ipynb #bf5078ff
 def hard_augmented(images: torch.Tensor, share: float = 0.5) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (B, 3, H, W), `share` of them with a changed square of their own pasted elsewhere; and where.
 
@@ -1853,14 +1853,14 @@ def hard_augmented(images: torch.Tensor, share: float = 0.5) -> tuple[torch.Tens
         changed[number, :, to_top : to_top + side, to_left : to_left + side] = piece
     return changed, (changed != images).any(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #c57d8d13
+# %% notebooks/09_synthetic_anomalies.ipynb #0469f82d
 def with_coordinates(images: torch.Tensor) -> torch.Tensor:
     """Images (B, 3, H, W) and two channels, each pixel's row and column from -1 to 1: (B, 5, H, W)."""
     ends = (torch.linspace(-1, 1, side, device=images.device) for side in images.shape[-2:])
     places = torch.stack(torch.meshgrid(*ends, indexing="ij")).to(images)
     return torch.cat([images, places.expand(len(images), -1, -1, -1)], dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #d75b603b
+# %% notebooks/09_synthetic_anomalies.ipynb #d567afab
 def pair_judge(width: int) -> nn.Sequential:
     """Discriminator of images with a map (B, 4, H, W): logits (B, 1, H / 8, W / 8)."""
     layers: list[nn.Module] = []
@@ -1868,7 +1868,7 @@ def pair_judge(width: int) -> nn.Sequential:
         layers += [nn.Conv2d(before, after, 4, 2, 1), nn.LeakyReLU(0.2)]
     return nn.Sequential(*layers, nn.Conv2d(4 * width, 1, 3, padding=1))
 
-# %% notebooks/09_synthetic_anomalies.ipynb #da8c44e4
+# %% notebooks/09_synthetic_anomalies.ipynb #456ddedd
 class AnoSeg(AdversarialNetwork):
     """Segmentation of hard augmentation with an adversary (Song et al., 2021), compact.
 
@@ -1925,7 +1925,7 @@ class AnoSeg(AdversarialNetwork):
         found = self.network["drawer"](with_coordinates(images))[:, 3].sigmoid()
         return Prediction(largest_mean(found, self.window), found)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #302904fe
+# %% notebooks/09_synthetic_anomalies.ipynb #736a277a
 PAINTS: dict[str, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] = {
     "cut_paste": cut_paste,
     "cut_paste_scar": cut_paste_scar,
@@ -1936,7 +1936,7 @@ PAINTS: dict[str, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]] =
     "confetti": confetti,
 }
 
-# %% notebooks/09_synthetic_anomalies.ipynb #c881b5a5
+# %% notebooks/09_synthetic_anomalies.ipynb #26b86b68
 def any_painted(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each image (B, 3, H, W) with a paint of `PAINTS` drawn at random: changed images, masks (B, H, W)."""
     which, changed = torch.randint(len(PAINTS), (len(images),)), images.clone()
@@ -1946,14 +1946,14 @@ def any_painted(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             changed[rows] = paint(images[rows])[0]
     return changed, (changed != images).any(dim=1)
 
-# %% notebooks/09_synthetic_anomalies.ipynb #77e03816
+# %% notebooks/09_synthetic_anomalies.ipynb #5a6d0253
 def paint_named(name: str) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """The synthesizer of `PAINTS`, or `any_painted` for "all"; `DataError` for another name."""
     if name != "all" and name not in PAINTS:
         raise DataError(f"paint={name!r}: one of {[*PAINTS, 'all']}")
     return any_painted if name == "all" else PAINTS[name]
 
-# %% notebooks/09_synthetic_anomalies.ipynb #48451cbb
+# %% notebooks/09_synthetic_anomalies.ipynb #59ab060b
 class PaintHead(nn.Module):
     """Logits (B, h, w) on the finest grid from layers (B, C, h, w) of `channels`: two 1x1 convolutions.
 
@@ -1978,7 +1978,7 @@ class PaintHead(nn.Module):
         )
         return self.last(F.relu(inside))[:, 0]
 
-# %% notebooks/09_synthetic_anomalies.ipynb #6e4bc356
+# %% notebooks/09_synthetic_anomalies.ipynb #fc7b8cbb
 class PaintedDefects(FeatureNetwork):
     """A head on frozen features learns to find `paint`: a name of `PAINTS`, or "all" for a random one each.
 
