@@ -11,7 +11,7 @@ __all__ = ['VAE_SCORES', 'BLOCKS', 'Restorer', 'convolutional_encoder', 'convolu
            'colour_difference', 'EdgRec', 'high_pass', 'FAIR', 'CornerConvolution', 'SSPCAB', 'SSMCTB',
            'PredictiveUNet', 'PredictiveAutoencoder']
 
-# %% notebooks/10_autoencoders.ipynb #3913b79b
+# %% notebooks/10_autoencoders.ipynb #84176c33
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% notebooks/10_autoencoders.ipynb #86351301
+# %% notebooks/10_autoencoders.ipynb #ab9517d8
 from adlearn.data.base import AnomalyDataset
 from adlearn.detector import Prediction
 from adlearn.errors import DataError
@@ -30,7 +30,7 @@ from adlearn.threads import one_thread
 from adlearn.trained import ImageNetwork
 from adlearn.training import seeded
 
-# %% notebooks/10_autoencoders.ipynb #d9962dc3
+# %% notebooks/10_autoencoders.ipynb #cab0a4dc
 class Restorer(ImageNetwork):
     """An image network whose map is the difference between an image and its restoration.
 
@@ -68,7 +68,7 @@ class Restorer(ImageNetwork):
         maps = smooth(self.difference(reduced, self.restore(reduced)), self.sigma)
         return Prediction(maps.amax(dim=(1, 2)), upsample(maps, tuple(images.shape[-2:])))
 
-# %% notebooks/10_autoencoders.ipynb #1a786736
+# %% notebooks/10_autoencoders.ipynb #df36cdaa
 def convolutional_encoder(size: int, outputs: int, width: int = 32) -> nn.Sequential:
     """Images (B, 3, size, size) to codes (B, outputs, 1, 1); Bergmann et al., 2018, Tab. 1.
 
@@ -89,7 +89,7 @@ def convolutional_encoder(size: int, outputs: int, width: int = 32) -> nn.Sequen
         before = after
     return nn.Sequential(*layers, nn.Conv2d(width, outputs, size // 16))
 
-# %% notebooks/10_autoencoders.ipynb #3f185aec
+# %% notebooks/10_autoencoders.ipynb #b9a2f4ab
 def convolutional_decoder(size: int, code: int, width: int = 32) -> nn.Sequential:
     """Codes (B, code, 1, 1) to images (B, 3, size, size): `convolutional_encoder` the other way round."""
     plan = [
@@ -111,7 +111,7 @@ def convolutional_decoder(size: int, code: int, width: int = 32) -> nn.Sequentia
         before = after
     return nn.Sequential(*layers, nn.ConvTranspose2d(width, 3, 4, stride=2, padding=1))
 
-# %% notebooks/10_autoencoders.ipynb #30c90052
+# %% notebooks/10_autoencoders.ipynb #835a7fb8
 def taps(layer: nn.Conv2d | nn.ConvTranspose2d) -> float:
     """How many inputs reach one output of a convolution; one a channel if it spreads a single column."""
     kernel, stride = layer.kernel_size[0], layer.stride[0]
@@ -120,7 +120,7 @@ def taps(layer: nn.Conv2d | nn.ConvTranspose2d) -> float:
     # Without padding the layer spreads a single column, and each output sees it once.
     return layer.in_channels * (kernel / stride) ** 2 if layer.padding[0] else layer.in_channels
 
-# %% notebooks/10_autoencoders.ipynb #be61567a
+# %% notebooks/10_autoencoders.ipynb #ce98e415
 def he_weights(network: nn.Module, slope: float = 0.2) -> nn.Module:
     """Weights that keep the size of the signal through LeakyReLUs of `slope` (He et al., 2015), in place."""
     for layer in network.modules():
@@ -129,7 +129,7 @@ def he_weights(network: nn.Module, slope: float = 0.2) -> nn.Module:
             nn.init.zeros_(layer.bias)
     return network
 
-# %% notebooks/10_autoencoders.ipynb #4623f932
+# %% notebooks/10_autoencoders.ipynb #35c1194f
 class ConvolutionalAutoencoder(Restorer):
     """The autoencoder of Bergmann et al., 2018, Tab. 1: a code of `code` numbers, squared errors.
 
@@ -174,7 +174,7 @@ class ConvolutionalAutoencoder(Restorer):
         """Images (B, 3, size, size) through the code and back."""
         return self.network((images - self.centre) / self.spread) * self.spread + self.centre
 
-# %% notebooks/10_autoencoders.ipynb #343887c6
+# %% notebooks/10_autoencoders.ipynb #cf62835f
 def ssim_factors(
     first: torch.Tensor, second: torch.Tensor, sigma: float = 1.5
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -195,7 +195,7 @@ def ssim_factors(
     contrast = (2 * deviations + c2) / (squares[0] + squares[1] + c2)
     return luminance, contrast, (2 * covariance + c2) / (2 * deviations + c2)
 
-# %% notebooks/10_autoencoders.ipynb #f530513f
+# %% notebooks/10_autoencoders.ipynb #61ea5b99
 class SSIMAutoencoder(ConvolutionalAutoencoder):
     """The same network trained and read by structural similarity (Bergmann et al., 2018).
 
@@ -206,12 +206,12 @@ class SSIMAutoencoder(ConvolutionalAutoencoder):
         """1 - SSIM at each pixel, (B, size, size): 0 to 2."""
         return 1 - ssim(images, restored)
 
-# %% notebooks/10_autoencoders.ipynb #9cdb3af5
+# %% notebooks/10_autoencoders.ipynb #8541ebba
 def kl_to_standard_normal(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
     """KL(N(mean, variance) || N(0, 1)) in nats of every dimension on its own, of the arguments' shape."""
     return (mean.square() + log_variance.exp() - log_variance - 1) / 2
 
-# %% notebooks/10_autoencoders.ipynb #84978920
+# %% notebooks/10_autoencoders.ipynb #58a8cff6
 def reparameterised(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
     """A sample z = mean + sigma * noise of N(mean, variance) through which gradients pass.
 
@@ -219,7 +219,7 @@ def reparameterised(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Ten
     """
     return mean + (log_variance / 2).exp() * torch.randn_like(mean)
 
-# %% notebooks/10_autoencoders.ipynb #79d9da18
+# %% notebooks/10_autoencoders.ipynb #511324ce
 def log_likelihood(
     images: torch.Tensor, restored: torch.Tensor, deviation: float | torch.Tensor
 ) -> torch.Tensor:
@@ -231,7 +231,7 @@ def log_likelihood(
     errors = ((images - restored) / deviation).square() / 2
     return -(errors + deviation.log() + math.log(2 * math.pi) / 2).flatten(1).sum(dim=1)
 
-# %% notebooks/10_autoencoders.ipynb #99aa93e1
+# %% notebooks/10_autoencoders.ipynb #10e77962
 def elbo(
     likelihood: torch.Tensor, mean: torch.Tensor, log_variance: torch.Tensor, beta: float = 1.0
 ) -> torch.Tensor:
@@ -241,7 +241,7 @@ def elbo(
     """
     return likelihood - beta * kl_to_standard_normal(mean, log_variance).sum(dim=1)
 
-# %% notebooks/10_autoencoders.ipynb #9f0ff440
+# %% notebooks/10_autoencoders.ipynb #4366b63e
 VAE_SCORES = ("reconstruction", "kl", "elbo", "gradient")
 
 
@@ -250,7 +250,7 @@ def check_score(score: str) -> None:
     if score not in VAE_SCORES:
         raise DataError(f"score must be one of {VAE_SCORES}, got {score!r}")
 
-# %% notebooks/10_autoencoders.ipynb #763403fd
+# %% notebooks/10_autoencoders.ipynb #46789a7d
 def pixel_gradient(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """|d values / d images| averaged over channels, (B, H, W), of one value (B,) per image.
 
@@ -259,7 +259,7 @@ def pixel_gradient(values: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     (gradient,) = torch.autograd.grad(values.sum(), images)
     return gradient.abs().mean(dim=1)
 
-# %% notebooks/10_autoencoders.ipynb #0e80319e
+# %% notebooks/10_autoencoders.ipynb #95be6d62
 @torch.enable_grad()
 def gradient_scores(detector: "VAE", images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores (B,) and smoothed maps (B, size, size) of reduced images, for a score with gradients."""
@@ -275,7 +275,7 @@ def gradient_scores(detector: "VAE", images: torch.Tensor) -> tuple[torch.Tensor
     maps = smooth(maps, detector.sigma).detach()
     return (maps.amax(dim=(1, 2)) if detector.score == "gradient" else values.detach()), maps
 
-# %% notebooks/10_autoencoders.ipynb #94484145
+# %% notebooks/10_autoencoders.ipynb #5fc7d753
 class VariationalNetwork(nn.Module):
     """Encoder and decoder of Bergmann et al. (2018), the encoder with mean and log-variance per dimension.
 
@@ -300,7 +300,7 @@ class VariationalNetwork(nn.Module):
         """Codes (B, code) to (B, channels, size, size)."""
         return self.decoder(codes[:, :, None, None])
 
-# %% notebooks/10_autoencoders.ipynb #64e6b36b
+# %% notebooks/10_autoencoders.ipynb #d0d460cd
 class VAE(Restorer):
     """Variational autoencoder (Kingma and Welling, 2014); the decoder is a Gaussian of one `deviation`.
 
@@ -361,7 +361,7 @@ class VAE(Restorer):
         scores, maps = gradient_scores(self, self.reduced(images))
         return Prediction(scores, upsample(maps, tuple(images.shape[-2:])))
 
-# %% notebooks/10_autoencoders.ipynb #3bd47c98
+# %% notebooks/10_autoencoders.ipynb #5941acb8
 def gaussian_pyramid(images: torch.Tensor, levels: int) -> list[torch.Tensor]:
     """Images (B, C, H, W) and `levels` - 1 smaller ones: each smoothed with 1 px, every second pixel kept."""
     found = [images]
@@ -370,46 +370,46 @@ def gaussian_pyramid(images: torch.Tensor, levels: int) -> list[torch.Tensor]:
         found.append(blurred[..., ::2, ::2].contiguous())
     return found
 
-# %% notebooks/10_autoencoders.ipynb #232b066f
+# %% notebooks/10_autoencoders.ipynb #634c561a
 def salt_and_pepper(images: torch.Tensor, share: float = 0.1) -> torch.Tensor:
     """Images (B, C, H, W) with `share` of the pixels black or white; PyTorch's global generator."""
     drawn = torch.rand(len(images), 1, *images.shape[-2:], device=images.device)
     noisy = torch.where(drawn < share / 2, 0.0, images)
     return torch.where(drawn > 1 - share / 2, 1.0, noisy)
 
-# %% notebooks/10_autoencoders.ipynb #a1e26c51
+# %% notebooks/10_autoencoders.ipynb #f33b2ec4
 def grid_patches(images: torch.Tensor, side: int) -> torch.Tensor:
     """All patches (B, N, C, side, side) of images (B, C, H, W) at steps of half a patch, row by row."""
     patches = F.unfold(images, side, stride=side // 2).transpose(1, 2)
     return patches.unflatten(2, (images.shape[1], side, side))
 
-# %% notebooks/10_autoencoders.ipynb #0fa6d836
+# %% notebooks/10_autoencoders.ipynb #1ca22906
 def spread_over_pixels(values: torch.Tensor, side: int, size: tuple[int, int]) -> torch.Tensor:
     """Values (B, N) of `grid_patches` as maps (B, H, W), `size` = (H, W): the mean over a pixel's patches."""
     columns = values[:, None].expand(-1, side * side, -1)
     total = F.fold(columns, size, side, stride=side // 2)
     return (total / F.fold(torch.ones_like(columns), size, side, stride=side // 2))[:, 0]
 
-# %% notebooks/10_autoencoders.ipynb #6d66fed1
+# %% notebooks/10_autoencoders.ipynb #8b68c058
 def joined_levels(maps: torch.Tensor) -> torch.Tensor:
     """Normalised maps (B, L, H, W) of L levels as one: neighbours must agree, the best pair counts."""
     return torch.minimum(maps[:, :-1], maps[:, 1:]).amax(dim=1) if maps.shape[1] > 1 else maps[:, 0]
 
-# %% notebooks/10_autoencoders.ipynb #a40180b1
+# %% notebooks/10_autoencoders.ipynb #3d90ca17
 def check_room(size: int, levels: int) -> None:
     """Raise `DataError` unless patches of 16 px at steps of 8 px tile images of `size` px on every level."""
     step = 2 ** (levels + 2)
     if size % step or size < 2 * step:
         raise DataError(f"size must be a multiple of {step} for {levels} levels, at least twice, got {size}")
 
-# %% notebooks/10_autoencoders.ipynb #22afeee1
+# %% notebooks/10_autoencoders.ipynb #248f55ed
 def patch_residuals(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Mean squared errors of all 16 px patches of images (B, C, H, W), at their pixels (B, H, W)."""
     patches = grid_patches(images, 16)
     away = network(patches.flatten(0, 1)).view_as(patches) - patches
     return spread_over_pixels(away.square().mean(dim=(2, 3, 4)), 16, tuple(images.shape[-2:]))
 
-# %% notebooks/10_autoencoders.ipynb #ba646ae0
+# %% notebooks/10_autoencoders.ipynb #6388bfca
 class MSCDAE(ConvolutionalAutoencoder):
     """Multi-scale convolutional denoising autoencoders (Mei et al., 2018) on patches of 16 px.
 
@@ -468,7 +468,7 @@ class MSCDAE(ConvolutionalAutoencoder):
         maps = smooth(joined_levels(self.normalised(self.level_maps(images))), self.sigma)
         return Prediction(maps.amax(dim=(1, 2)), upsample(maps, tuple(images.shape[-2:])))
 
-# %% notebooks/10_autoencoders.ipynb #a24a29a4
+# %% notebooks/10_autoencoders.ipynb #50232619
 def cubic_around(radii: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     """Radii (B, N) at N equal steps of a turn, interpolated at `angles` (B, ...) in turns.
 
@@ -484,7 +484,7 @@ def cubic_around(radii: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     curved = (2 * here - 2 * after + slope + next_slope) * t**3
     return curved + (3 * after - 3 * here - 2 * slope - next_slope) * t**2 + slope * t + here
 
-# %% notebooks/10_autoencoders.ipynb #f2ad95aa
+# %% notebooks/10_autoencoders.ipynb #6541955d
 def stain_shapes(
     count: int, size: tuple[int, int], device: torch.device, axes: tuple[float, float], wobble: float
 ) -> torch.Tensor:
@@ -501,7 +501,7 @@ def stain_shapes(
     angles = torch.atan2(y, x.expand(count, height, width)) / (2 * math.pi) + start[2]
     return torch.hypot(y, x) <= cubic_around(radii, angles)
 
-# %% notebooks/10_autoencoders.ipynb #469b9ca2
+# %% notebooks/10_autoencoders.ipynb #18f73589
 def stained(
     images: torch.Tensor, axes: tuple[float, float] = (0.01, 0.12), wobble: float = 0.1
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -517,7 +517,7 @@ def stained(
     changed = torch.where(inside[:, None], colour, images)
     return changed, (changed != images).any(dim=1)
 
-# %% notebooks/10_autoencoders.ipynb #d5522435
+# %% notebooks/10_autoencoders.ipynb #5f383649
 class AddingAutoencoder(nn.Module):
     """Images (B, 3, S, S) to images in [0, 1]; strided 5 x 5 convolutions whose maps are added on the way up.
 
@@ -555,7 +555,7 @@ class AddingAutoencoder(nn.Module):
             current = self.dropped(current, level, generator) + maps[level]
         return self.last(F.interpolate(current, scale_factor=2.0)).sigmoid()
 
-# %% notebooks/10_autoencoders.ipynb #1eb5248b
+# %% notebooks/10_autoencoders.ipynb #5b08934f
 class AESc(Restorer):
     """Autoencoder with skip connections trained to remove stains (Collin and De Vleeschouwer, 2020).
 
@@ -610,7 +610,7 @@ class AESc(Restorer):
         scores = maps.square().mean(dim=(1, 2)).sqrt()
         return Prediction(scores, upsample(smooth(maps, self.sigma), tuple(images.shape[-2:])))
 
-# %% notebooks/10_autoencoders.ipynb #2eb9cba5
+# %% notebooks/10_autoencoders.ipynb #8af8e111
 def two_region_loss(
     restored: torch.Tensor, images: torch.Tensor, masks: torch.Tensor, weight: float
 ) -> torch.Tensor:
@@ -623,7 +623,7 @@ def two_region_loss(
     inside, outside = (error * regions).sum(dim=(2, 3)) / regions.sum(dim=(2, 3)).clamp(min=1)
     return (weight * inside + (1 - weight) * outside).mean()
 
-# %% notebooks/10_autoencoders.ipynb #ce6199b6
+# %% notebooks/10_autoencoders.ipynb #74201288
 class SSTAE(AESc):
     """Self-supervised autoencoder (Bauer et al., 2022) on the network of AESc, compact.
 
@@ -645,13 +645,13 @@ class SSTAE(AESc):
     difference = Restorer.difference
     predict = Restorer.predict
 
-# %% notebooks/10_autoencoders.ipynb #3be00372
+# %% notebooks/10_autoencoders.ipynb #5d9c97ac
 def energy(images: torch.Tensor, restored: torch.Tensor, first: torch.Tensor, weight: float) -> torch.Tensor:
     """E (B,): squared error plus `weight` times the L1 distance from the `first` images, summed."""
     errors = (images - restored).square() + weight * (images - first).abs()
     return errors.flatten(1).sum(dim=1)
 
-# %% notebooks/10_autoencoders.ipynb #99c7f397
+# %% notebooks/10_autoencoders.ipynb #3bdbf624
 @torch.enable_grad()
 def descended(
     restore: Callable[[torch.Tensor], torch.Tensor],
@@ -675,7 +675,7 @@ def descended(
         rates = torch.where(lower, rates, rates / 2)
     return best
 
-# %% notebooks/10_autoencoders.ipynb #dc84cfa8
+# %% notebooks/10_autoencoders.ipynb #a0b8a8df
 class ProjectedVAE(VAE):
     """VAE compared with its projection (Dehaene et al., ICLR 2020): `steps` down the energy from the image.
 
@@ -691,19 +691,19 @@ class ProjectedVAE(VAE):
         """The images, in [0, 1], projected to what the VAE draws well."""
         return descended(super().restore, images, self.steps, self.rate, self.weight)
 
-# %% notebooks/10_autoencoders.ipynb #7811e66b
+# %% notebooks/10_autoencoders.ipynb #7b9ccbd5
 @torch.enable_grad()
 def attention_weights(signals: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     """alpha (D, B, C): gradients of signals (B, D) with respect to features (B, C, h, w), over places."""
     grads = [torch.autograd.grad(signal.sum(), features, retain_graph=True)[0] for signal in signals.T]
     return torch.stack(grads).mean(dim=(3, 4))
 
-# %% notebooks/10_autoencoders.ipynb #f65a8644
+# %% notebooks/10_autoencoders.ipynb #3bc0635c
 def attention_map(weights: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     """M (B, h, w) of weights (D, B, C) and features (B, C, h, w): each signal's positive part, averaged."""
     return torch.einsum("dbc,bchw->dbhw", weights, features).relu().mean(dim=0)
 
-# %% notebooks/10_autoencoders.ipynb #df1c8bf4
+# %% notebooks/10_autoencoders.ipynb #88c0bc7f
 class AttentionVAE(VAE):
     """VAE whose map is the attention of its code (Liu et al., CVPR 2020); the score is its largest value.
 
@@ -746,7 +746,7 @@ class AttentionVAE(VAE):
         maps = smooth(maps, self.sigma)
         return Prediction(maps.amax(dim=(1, 2)), upsample(maps, tuple(images.shape[-2:])))
 
-# %% notebooks/10_autoencoders.ipynb #991296ee
+# %% notebooks/10_autoencoders.ipynb #db308a37
 class UnregularisedVAE(VAE):
     """VAE with a variance for every value, scored without KL and log-variance (Matsubara et al., 2020).
 
@@ -778,19 +778,19 @@ class UnregularisedVAE(VAE):
             return found
         return Prediction(found.map.mean(dim=(1, 2)), found.map)
 
-# %% notebooks/10_autoencoders.ipynb #e4ee5db9
+# %% notebooks/10_autoencoders.ipynb #087153e2
 def grey(images: torch.Tensor) -> torch.Tensor:
     """Luma (ITU-R 601) of images (B, 3, H, W): (B, 1, H, W)."""
     weights = images.new_tensor((0.299, 0.587, 0.114)).view(3, 1, 1)
     return (images * weights).sum(dim=1, keepdim=True)
 
-# %% notebooks/10_autoencoders.ipynb #1a7fb809
+# %% notebooks/10_autoencoders.ipynb #189e5ea5
 def edges(images: torch.Tensor) -> torch.Tensor:
     """Morphological gradient of the grey image, 3 x 3 pixels: (B, 3, H, W) to (B, 1, H, W)."""
     shades = grey(images)
     return F.max_pool2d(shades, 3, 1, 1) + F.max_pool2d(-shades, 3, 1, 1)
 
-# %% notebooks/10_autoencoders.ipynb #3145fdf4
+# %% notebooks/10_autoencoders.ipynb #c2960925
 def steepness(images: torch.Tensor) -> torch.Tensor:
     """Gradient magnitude of each channel by Prewitt's filters: (B, C, H, W) to the same shape."""
     channels = images.shape[1]
@@ -798,7 +798,7 @@ def steepness(images: torch.Tensor) -> torch.Tensor:
     x, y = (F.conv2d(images, k, padding=1, groups=channels) for k in (across, across.mT))
     return (x.square() + y.square() + 1e-12).sqrt()
 
-# %% notebooks/10_autoencoders.ipynb #05b9d61e
+# %% notebooks/10_autoencoders.ipynb #48cd0df6
 def gradient_dissimilarity(first: torch.Tensor, second: torch.Tensor, scales: int = 2) -> torch.Tensor:
     """1 - GMS of images (B, C, H, W), the mean over channels and `scales`, each half as fine: (B, H, W)."""
     size, maps = first.shape[-2:], []
@@ -810,7 +810,7 @@ def gradient_dissimilarity(first: torch.Tensor, second: torch.Tensor, scales: in
         maps.append(F.interpolate(1 - similarity, size, mode="bilinear", align_corners=False))
     return torch.stack(maps).mean(dim=(0, 2))
 
-# %% notebooks/10_autoencoders.ipynb #8f8a1292
+# %% notebooks/10_autoencoders.ipynb #ba529e56
 def lab_colours(images: torch.Tensor) -> torch.Tensor:
     """CIE a* and b* of sRGB images (B, 3, H, W) in [0, 1], white D65: (B, 2, H, W), about -100 to 100."""
     linear = torch.where(images > 0.04045, ((images + 0.055) / 1.055).clamp(min=0) ** 2.4, images / 12.92)
@@ -827,12 +827,12 @@ def lab_colours(images: torch.Tensor) -> torch.Tensor:
     x, y, z = bent.unbind(dim=1)
     return torch.stack([500 * (x - y), 200 * (y - z)], dim=1)
 
-# %% notebooks/10_autoencoders.ipynb #59cd3e6d
+# %% notebooks/10_autoencoders.ipynb #3abfcbcd
 def colour_difference(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Squared distance of the colours in Lab, without lightness, of images (B, 3, H, W): (B, H, W)."""
     return (lab_colours(first) - lab_colours(second)).square().sum(dim=1)
 
-# %% notebooks/10_autoencoders.ipynb #ea3b60d6
+# %% notebooks/10_autoencoders.ipynb #d1785418
 class EdgRec(Restorer):
     """Reconstruction from edges (Liu et al., 2022): a U-Net draws the image from `visible`, its edges.
 
@@ -878,7 +878,7 @@ class EdgRec(Restorer):
         restored = self.restore(torch.where(which[:, None, None, None], *damaged))
         return (restored - images).square().mean() + 1 - ssim(restored, images).mean()
 
-# %% notebooks/10_autoencoders.ipynb #c1412779
+# %% notebooks/10_autoencoders.ipynb #7c6c6a10
 def high_pass(images: torch.Tensor, cutoff: float = 30 / 256, order: int = 2) -> torch.Tensor:
     """Grey images without their low frequencies (Butterworth): (B, 3, H, W) to (B, 1, H, W).
 
@@ -890,7 +890,7 @@ def high_pass(images: torch.Tensor, cutoff: float = 30 / 256, order: int = 2) ->
     gain = 1 / (1 + (cutoff / frequency) ** (2 * order))
     return torch.fft.irfft2(torch.fft.rfft2(grey(images)) * gain, s=(height, width))
 
-# %% notebooks/10_autoencoders.ipynb #14dcab17
+# %% notebooks/10_autoencoders.ipynb #e6c803bf
 class FAIR(EdgRec):
     """Frequency-aware image restoration (Liu et al., 2023): drawing from high frequencies."""
 
@@ -899,7 +899,7 @@ class FAIR(EdgRec):
     def visible(self, images: torch.Tensor) -> torch.Tensor:
         return high_pass(images)
 
-# %% notebooks/10_autoencoders.ipynb #8865028f
+# %% notebooks/10_autoencoders.ipynb #c6c43028
 class CornerConvolution(nn.Module):
     """SSPCAB's masked convolution: each position from four others, `dilation` + 1 away on the diagonals.
 
@@ -918,7 +918,7 @@ class CornerConvolution(nn.Module):
         seen = [padded[..., y : y + height, x : x + width] for y, x in starts]
         return sum(layer(part) for layer, part in zip(self.corners, seen, strict=True)).relu()
 
-# %% notebooks/10_autoencoders.ipynb #adff1a66
+# %% notebooks/10_autoencoders.ipynb #e0dbee25
 class SSPCAB(nn.Module):
     """Self-supervised predictive convolutional attentive block (Ristea et al., 2022), any (B, C, h, w)."""
 
@@ -938,7 +938,7 @@ class SSPCAB(nn.Module):
         """The block's own loss: the mean squared difference."""
         return F.mse_loss(predicted, values)
 
-# %% notebooks/10_autoencoders.ipynb #cca2f7ce
+# %% notebooks/10_autoencoders.ipynb #e160cb40
 class SSMCTB(SSPCAB):
     """Self-supervised masked convolutional transformer block: channel tokens weigh the channels.
 
@@ -960,7 +960,7 @@ class SSMCTB(SSPCAB):
         """Huber's loss."""
         return F.huber_loss(predicted, values)
 
-# %% notebooks/10_autoencoders.ipynb #60446c47
+# %% notebooks/10_autoencoders.ipynb #3cfc03a3
 class PredictiveUNet(UNet):
     """A U-Net without skip connections, with `block` (SSPCAB, SSMCTB or None) at its coarsest grid."""
 
@@ -979,7 +979,7 @@ class PredictiveUNet(UNet):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.predicted(images)[0]
 
-# %% notebooks/10_autoencoders.ipynb #986cbbcc
+# %% notebooks/10_autoencoders.ipynb #e4706be4
 BLOCKS = {"none": None, "sspcab": SSPCAB, "ssmctb": SSMCTB}
 
 
