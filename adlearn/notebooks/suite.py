@@ -15,8 +15,10 @@ from .execute import LIMIT
 Stage = tuple[str, Callable[[], bool]]
 # Their gpu sizes take minutes on a CPU even when every loop stops: dry-run with ADLEARN_NIGHTLY=1 only.
 NIGHTLY = (
+    "04_normalizing_flow",
     "05_student_teacher",
     "06_reverse_distillation",
+    "07_feature_adaptation",
     "08_one_class",
     "09_synthetic_anomalies",
     "10_autoencoders",
