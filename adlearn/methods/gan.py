@@ -6,7 +6,7 @@ __all__ = ['real_loss', 'fake_loss', 'dcgan_widths', 'dcgan_start', 'dcgan_gener
            'contextual_loss', 'code_distance', 'GANomaly', 'SkipGANomaly', 'stripe_masks', 'SCADN', 'ChannelSelection',
            'TwoBands', 'OCRGAN']
 
-# %% notebooks/14_gan.ipynb #b1b1b4f5
+# %% notebooks/14_gan.ipynb #690a7af8
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-# %% notebooks/14_gan.ipynb #55ee2158
+# %% notebooks/14_gan.ipynb #5a48cb62
 from adlearn import training
 from adlearn.data.base import AnomalyDataset
 from adlearn.detector import Prediction
@@ -26,17 +26,17 @@ from adlearn.methods.synthetic_anomalies import UNet, cut_paste
 from adlearn.threads import one_thread
 from adlearn.trained import AdversarialNetwork
 
-# %% notebooks/14_gan.ipynb #2ac5426d
+# %% notebooks/14_gan.ipynb #7002d531
 def real_loss(logits: torch.Tensor) -> torch.Tensor:
     """-log D, the mean, for D the sigmoid of `logits` (B, ...): small where all are taken for real."""
     return F.softplus(-logits).mean()
 
-# %% notebooks/14_gan.ipynb #4d4612f3
+# %% notebooks/14_gan.ipynb #582b32e8
 def fake_loss(logits: torch.Tensor) -> torch.Tensor:
     """-log(1 - D), the mean, for D the sigmoid of `logits` (B, ...): small where all are taken for drawn."""
     return F.softplus(logits).mean()
 
-# %% notebooks/14_gan.ipynb #c07a10d4
+# %% notebooks/14_gan.ipynb #3a0ad398
 def dcgan_widths(width: int, size: int) -> list[int]:
     """Channels of a DCGAN's grids from size / 2 px down to 4 px: `width`, twice as many, and so on.
 
@@ -46,7 +46,7 @@ def dcgan_widths(width: int, size: int) -> list[int]:
         raise DataError(f"size must be a power of two, 16 or more (halved down to 4 px), got {size}")
     return [width * 2**stage for stage in range(size.bit_length() - 3)]
 
-# %% notebooks/14_gan.ipynb #f210d3e6
+# %% notebooks/14_gan.ipynb #c0e80a41
 def dcgan_start(network: nn.Module) -> nn.Module:
     """First weights as in the DCGAN: N(0, 0.02), gains of batch norm N(1, 0.02); and channels last."""
     for layer in network.modules():
@@ -56,7 +56,7 @@ def dcgan_start(network: nn.Module) -> nn.Module:
             nn.init.normal_(layer.weight, 1.0, 0.02)
     return network.to(memory_format=torch.channels_last)
 
-# %% notebooks/14_gan.ipynb #d36efec1
+# %% notebooks/14_gan.ipynb #bdd68aae
 def dcgan_generator(code: int, width: int, size: int = 64) -> nn.Module:
     """Codes (B, code, 1, 1) to images (B, 3, size, size) in [0, 1]; `width` channels at the finest grid."""
     before, *finer = reversed(dcgan_widths(width, size))
@@ -66,7 +66,7 @@ def dcgan_generator(code: int, width: int, size: int = 64) -> nn.Module:
         before = after
     return dcgan_start(nn.Sequential(*layers, nn.ConvTranspose2d(before, 3, 4, 2, 1), nn.Sigmoid()))
 
-# %% notebooks/14_gan.ipynb #d87608f6
+# %% notebooks/14_gan.ipynb #1867626b
 def dcgan_discriminator(
     width: int, size: int = 64, outputs: int = 1, norm: Callable[[int], nn.Module] = nn.BatchNorm2d
 ) -> nn.Module:
@@ -81,12 +81,12 @@ def dcgan_discriminator(
         before = after
     return dcgan_start(nn.Sequential(*layers, nn.Conv2d(before, outputs, 4)))
 
-# %% notebooks/14_gan.ipynb #8723c877
+# %% notebooks/14_gan.ipynb #22bea7e6
 def absolute_sum(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Sum of |first - second| over each row of (B, ...), (B,): AnoGAN's Eq. 2 for images, 4 for features."""
     return (first - second).abs().flatten(1).sum(dim=1)
 
-# %% notebooks/14_gan.ipynb #5c4a31ec
+# %% notebooks/14_gan.ipynb #fbbfef35
 def descend_codes(
     loss: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, steps: int, rate: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,7 +107,7 @@ def descend_codes(
         curve.append(loss(codes))
     return codes.detach(), torch.stack(curve)
 
-# %% notebooks/14_gan.ipynb #3bed05ea
+# %% notebooks/14_gan.ipynb #53b2aeb9
 def diversity(images: torch.Tensor) -> torch.Tensor:
     """Root mean square difference of two images, averaged over all pairs of (N, 3, H, W); 0 for one image."""
     rows = images.flatten(1)
@@ -115,7 +115,7 @@ def diversity(images: torch.Tensor) -> torch.Tensor:
     distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
     return distances.sum() / max(len(rows) * (len(rows) - 1), 1) / rows.shape[1] ** 0.5
 
-# %% notebooks/14_gan.ipynb #0daff772
+# %% notebooks/14_gan.ipynb #848117d8
 class DCGAN(AdversarialNetwork, Restorer):
     """A DCGAN of good images (Radford et al., 2016), at `size` px; a subclass gives `restored`.
 
@@ -176,7 +176,7 @@ class DCGAN(AdversarialNetwork, Restorer):
         maps = smooth((reduced - drawn).abs().mean(dim=1), self.sigma)
         return Prediction(scores, upsample(maps, tuple(images.shape[-2:])))
 
-# %% notebooks/14_gan.ipynb #cd46c2b8
+# %% notebooks/14_gan.ipynb #bb7c7952
 class AnoGAN(DCGAN):
     """AnoGAN (Schlegl et al., IPMI 2017): the code of an image is searched for by gradient descent.
 
@@ -208,12 +208,12 @@ class AnoGAN(DCGAN):
         codes, curve = self.search(images)
         return self.network["G"](codes), curve[-1]
 
-# %% notebooks/14_gan.ipynb #3de768ac
+# %% notebooks/14_gan.ipynb #57b69308
 def squared_mean(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Mean of (first - second)^2 over each row of (B, ...), (B,): each term of izi_f."""
     return (first - second).square().flatten(1).mean(dim=1)
 
-# %% notebooks/14_gan.ipynb #7196f413
+# %% notebooks/14_gan.ipynb #f5bbb3ac
 def gradient_penalty(
     critic: Callable[[torch.Tensor], torch.Tensor], real: torch.Tensor, drawn: torch.Tensor
 ) -> torch.Tensor:
@@ -223,7 +223,7 @@ def gradient_penalty(
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
-# %% notebooks/14_gan.ipynb #c8573b91
+# %% notebooks/14_gan.ipynb #3e965383
 class WGANGP(DCGAN):
     """A Wasserstein GAN with gradient penalty (Gulrajani et al., 2017); a subclass gives `restored`.
 
@@ -256,7 +256,7 @@ class WGANGP(DCGAN):
         """What G goes down: -D of as many drawn images as there are `images`."""
         return -self.network["D"](self.network["G"](self.codes(len(images)))).mean()
 
-# %% notebooks/14_gan.ipynb #2a126db1
+# %% notebooks/14_gan.ipynb #e925db41
 class FAnoGAN(WGANGP):
     """f-AnoGAN (Schlegl et al., MedIA 2019): an encoder, trained after the GAN, finds the code of an image.
 
@@ -308,17 +308,17 @@ class FAnoGAN(WGANGP):
         )
         return self
 
-# %% notebooks/14_gan.ipynb #11df7b40
+# %% notebooks/14_gan.ipynb #28e3bf66
 def contextual_loss(images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     """GANomaly's mean |x - x'| of images (B, 3, H, W), as for images in [-1, 1]: one number."""
     return 2 * (images - drawn).abs().mean()
 
-# %% notebooks/14_gan.ipynb #76c8d882
+# %% notebooks/14_gan.ipynb #a3ecef59
 def code_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """GANomaly's score: the mean squared difference of codes (B, ...), (B,)."""
     return (first - second).square().flatten(1).mean(dim=1)
 
-# %% notebooks/14_gan.ipynb #6bf2150d
+# %% notebooks/14_gan.ipynb #32ee76c7
 class GANomaly(DCGAN):
     """GANomaly (Akcay et al., 2018): encoder, decoder, encoder; the score compares both codes.
 
@@ -371,7 +371,7 @@ class GANomaly(DCGAN):
         code, drawing, second = self.drawn(images)
         return drawing, code_distance(code, second)
 
-# %% notebooks/14_gan.ipynb #ea3c3b67
+# %% notebooks/14_gan.ipynb #543b1879
 class SkipGANomaly(GANomaly):
     """Skip-GANomaly (Akcay et al., 2019): the generator is a U-Net, the code is the discriminator's.
 
@@ -407,7 +407,7 @@ class SkipGANomaly(GANomaly):
         residual = 2 * (images - drawing).abs().flatten(1).mean(dim=1)
         return drawing, self.balance * residual + (1 - self.balance) * code_distance(code, second)
 
-# %% notebooks/14_gan.ipynb #c9a95220
+# %% notebooks/14_gan.ipynb #45723775
 def stripe_masks(size: int, widths: tuple[int, ...]) -> torch.Tensor:
     """Masks of stripes (4 x widths, size, size), 1.0 where a pixel is taken away.
 
@@ -420,7 +420,7 @@ def stripe_masks(size: int, widths: tuple[int, ...]) -> torch.Tensor:
         masks += [rows, 1 - rows, rows.T, 1 - rows.T]
     return torch.stack(masks)
 
-# %% notebooks/14_gan.ipynb #7b13db14
+# %% notebooks/14_gan.ipynb #94d5dd23
 class SCADN(DCGAN):
     """Semantic context (Yan et al., 2021): a U-Net fills in stripes, against a discriminator of whole images.
 
@@ -470,7 +470,7 @@ class SCADN(DCGAN):
         unseen = sum(self.filled(images, mask.expand(len(images), 1, -1, -1)) * mask for mask in self.masks)
         return unseen / count, code_distance(images, unseen / count)
 
-# %% notebooks/14_gan.ipynb #d2bb2e35
+# %% notebooks/14_gan.ipynb #dca2da4b
 class ChannelSelection(nn.Module):
     """Two maps (B, C, h, w) mixed channel by channel: two maps of this shape.
 
@@ -489,7 +489,7 @@ class ChannelSelection(nn.Module):
         weights = [layer(seen).unflatten(1, (2, -1)).softmax(dim=1)[..., None, None] for layer in self.excite]
         return tuple((weight * both).sum(dim=1) for weight in weights)
 
-# %% notebooks/14_gan.ipynb #09fc5ba9
+# %% notebooks/14_gan.ipynb #db1be772
 class TwoBands(nn.Module):
     """A U-Net for low frequencies and one for the rest, mixed at the coarsest grid, for (B, 3, h, w)."""
 
@@ -511,7 +511,7 @@ class TwoBands(nn.Module):
         mixed_low, mixed_high = self.select(deep_low, deep_high)
         return self.low.decode([*fine_low, mixed_low]) + self.high.decode([*fine_high, mixed_high])
 
-# %% notebooks/14_gan.ipynb #c0a18024
+# %% notebooks/14_gan.ipynb #b353750e
 class OCRGAN(SkipGANomaly):
     """OCR-GAN (Liang et al., 2023): Skip-GANomaly with a generator for each frequency band."""
 
