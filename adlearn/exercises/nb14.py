@@ -89,10 +89,10 @@ def slope_penalty(answer: Callable[[nn.Module, torch.Tensor, torch.Tensor], torc
     def bent(points: torch.Tensor) -> torch.Tensor:
         return points.square().sum(dim=1, keepdim=True)
 
-    curved = float(answer(bent, torch.ones(1, 4), torch.ones(1, 4)))
+    curved = answer(bent, torch.ones(1, 4), torch.ones(1, 4)).item()
     require(abs(curved - 9) < 1e-3, f"|x|^2 at (1, 1, 1, 1) has slope 4: (4 - 1)^2 = 9, not {curved:.3g}")
     torch.manual_seed(0)
-    spread = [float(answer(bent, torch.zeros(1, 4), torch.ones(1, 4))) for _ in range(20)]
+    spread = [answer(bent, torch.zeros(1, 4), torch.ones(1, 4)).item() for _ in range(20)]
     require(max(spread) > min(spread), "a random point between real and fake, a new one each time")
     require(max(spread) <= 9.01, "points lie between real and fake, not beyond them")
 
