@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from adlearn.data.base import Benchmark
+from adlearn.errors import DataError
 from adlearn.methods.gan import (
     AnoGAN,
     absolute_sum,
@@ -18,10 +22,6 @@ from adlearn.methods.gan import (
     fake_loss,
     real_loss,
 )
-from torch import nn
-
-from adlearn.data.base import Benchmark
-from adlearn.errors import DataError
 
 SMALL = {"size": 32, "code": 8, "width": 4, "steps": 10, "epochs": 3, "batch_size": 4}
 

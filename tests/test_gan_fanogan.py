@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from adlearn.methods.gan import AnoGAN, FAnoGAN, gradient_penalty, squared_mean
 from torch import nn
 
 from adlearn.data.base import Benchmark
 from adlearn.errors import DataError
+from adlearn.methods.gan import AnoGAN, FAnoGAN, gradient_penalty, squared_mean
 
 SIZES = {"size": 32, "code": 8, "width": 4, "epochs": 3, "batch_size": 4}
 SMALL = SIZES | {"critic_steps": 2, "encoder_epochs": 4}

@@ -42,7 +42,7 @@ def run_suite() -> bool:
 def _quick_stages() -> list[Stage]:
     return [
         ("export check", modules_agree),
-        ("ruff check", lambda: _command("-m", "ruff", "check")),
+        ("ruff check", lambda: _command("-m", "ruff", "check", "--no-cache")),
         ("ruff format", lambda: _command("-m", "ruff", "format", "--check")),
         ("unit tests", lambda: _command("-m", "pytest", "tests")),
     ]
