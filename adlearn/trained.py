@@ -95,12 +95,15 @@ class TrainedNetwork(Detector):
 
 
 class ImageNetwork(TrainedNetwork):
-    """A network trained on images; a subclass implements `predict`."""
+    """A network trained on images, on `num_threads`; a subclass implements `predict`."""
 
-    @threads(2)
+    # Small networks name 1: a second thread brings them little, and costs much on a busy machine.
+    num_threads: ClassVar[int] = 2
+
     def fit(self, dataset: AnomalyDataset) -> Self:
         """Train on all images of `dataset`, held in memory."""
-        return self.train_on(dataset.images())
+        with threads(self.num_threads):
+            return self.train_on(dataset.images())
 
 
 class AdversarialNetwork(ImageNetwork):

@@ -12,8 +12,8 @@ from adlearn.methods.gan import (
     GANomaly,
     SkipGANomaly,
     TwoBands,
-    code_distance,
     contextual_loss,
+    squared_mean,
     stripe_masks,
 )
 
@@ -38,7 +38,7 @@ def test_the_contextual_loss_is_that_of_images_between_minus_1_and_1():
 def test_the_score_is_the_mean_squared_difference_of_each_code():
     first, second = rand(3, 8, 1, 1), rand(3, 8, 1, 1, seed=1)
     expected = [np.mean((first[b].numpy() - second[b].numpy()) ** 2) for b in range(3)]
-    np.testing.assert_allclose(code_distance(first, second), expected, rtol=1e-6)
+    np.testing.assert_allclose(squared_mean(first, second), expected, rtol=1e-6)
 
 
 def test_ganomalys_loss_is_the_weighted_sum_of_the_papers_terms():
@@ -84,7 +84,7 @@ def test_the_score_is_never_scaled_by_other_images(tiny):
     detector = GANomaly(**SMALL, epochs=2, batch_size=4).fit(tiny.train)
     images = tiny.test.images()
     code, _, second = detector.drawn(detector.reduced(images))
-    torch.testing.assert_close(detector.predict(images).score, code_distance(code, second))
+    torch.testing.assert_close(detector.predict(images).score, squared_mean(code, second))
 
 
 def test_skip_ganomalys_score_weighs_residual_and_features():
@@ -166,6 +166,18 @@ def test_ocr_gan_compares_the_drawing_of_damaged_images_with_clean_ones():
     ((damaged, output),) = shown
     assert not torch.equal(damaged, images)
     torch.testing.assert_close(loss, contextual_loss(images, output.sigmoid()))
+
+
+def test_ocr_gans_discriminator_sees_drawings_of_damaged_images_and_clean_ones():
+    detector, images = built(OCRGAN), rand(4, 3, 32, 32)
+    given, judged = [], []
+    detector.network["G"].register_forward_hook(lambda _, inputs, output: given.append((inputs[0], output)))
+    detector.network["D"].register_forward_hook(lambda _, inputs, __: judged.append(inputs[0]))
+    detector.discriminator_loss(images)
+    ((damaged, output),) = given
+    assert not torch.equal(damaged, images)
+    assert torch.equal(judged[0], images)
+    torch.testing.assert_close(judged[1], output.sigmoid())
 
 
 @pytest.mark.parametrize("cls", [GANomaly, SkipGANomaly, SCADN, OCRGAN])

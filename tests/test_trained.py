@@ -1,5 +1,6 @@
 """The bases of detectors that train one network."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -99,6 +100,17 @@ def test_each_epoch_is_announced_in_evaluation_mode_and_so_is_the_end(tiny):
     assert told.told == [0, 1, 2, 3]
     plain = Painter(epochs=3).fit(tiny.train)
     assert torch.equal(told.network.weight, plain.network.weight), "it must not disturb the order of batches"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_image_network_trains_on_the_threads_its_class_names(count, tiny, monkeypatch):
+    class Narrow(Painter):
+        num_threads = count
+
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    Narrow().fit(tiny.train)
+    assert asked[0] == count
 
 
 def test_a_feature_network_sees_every_layer_and_no_image(tiny, monkeypatch):

@@ -63,6 +63,8 @@ def draem(options: argparse.Namespace, size: int, epochs: int) -> tuple[nn.Modul
 def ganomaly(options: argparse.Namespace, size: int, epochs: int) -> tuple[nn.Module, Step, Step]:
     """The same three of Ganomaly, which has no schedule."""
     model = GanomalyModel((size, size), 3, n_features=options.width, latent_vec_size=options.code)
+    if options.dcgan_start:
+        model.apply(model.weights_init)
     own = SimpleNamespace(model=model, beta1=0.5, beta2=0.999, learning_rate=options.rate or 2e-4)
     own.generator_loss, own.discriminator_loss = GeneratorLoss(1, 50, 1), DiscriminatorLoss()
     own.manual_backward, own.log_dict = _backward, _quiet
@@ -96,7 +98,9 @@ def measure(name: str, images: Images, options: argparse.Namespace) -> dict:
     model, step, end_epoch = make(options, size, epochs)
     settings = {"width": options.width, "batch": options.batch, "epochs": epochs, "seed": options.seed}
     settings |= {"learning_rate": options.rate or "anomalib's"}
-    settings |= {"code": options.code} if name == "ganomaly" else {}
+    if name == "ganomaly":
+        first = "N(0, 0.02)" if options.dcgan_start else "PyTorch's"
+        settings |= {"code": options.code, "first_weights": first}
     train, start = as_wanted(images.train), time.perf_counter()
     for _ in range(epochs):
         model.train()
@@ -123,6 +127,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--width", type=int, default=8, help="channels of the finest maps")
     parser.add_argument("--code", type=int, default=100, help="Ganomaly: length of the latent vector")
+    # anomalib calls its weights_init on the whole model, where it finds nothing to do.
+    parser.add_argument("--dcgan-start", action="store_true", help="Ganomaly: first weights of N(0, 0.02)")
     parser.add_argument("--rate", type=float, help="learning rate, falling along a cosine for Draem")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

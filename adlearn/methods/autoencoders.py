@@ -14,7 +14,7 @@ __all__ = ['VAE_SCORES', 'BLOCKS', 'Restorer', 'convolutional_encoder', 'convolu
 # %% notebooks/10_autoencoders.ipynb #84176c33
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,6 @@ from adlearn.detector import Prediction
 from adlearn.errors import DataError
 from adlearn.maps import smooth, upsample
 from adlearn.methods.synthetic_anomalies import UNet, cut_paste, perlin_textured, ssim
-from adlearn.threads import one_thread
 from adlearn.trained import ImageNetwork
 from adlearn.training import seeded
 
@@ -137,6 +136,8 @@ class ConvolutionalAutoencoder(Restorer):
     pixels; the network sees images scaled by them. `width` channels behind the first convolution (paper: 32).
     """
 
+    num_threads = 1
+
     def __init__(
         self,
         size: int = 128,
@@ -153,11 +154,6 @@ class ConvolutionalAutoencoder(Restorer):
         super().__init__(size, sigma, code=code, width=width, **training, **config)
         self.register_buffer("centre", torch.empty(0))
         self.register_buffer("spread", torch.empty(0))
-
-    # Small maps in small batches: a second thread brings little, and costs much on a busy machine.
-    @one_thread()
-    def fit(self, dataset: AnomalyDataset) -> Self:
-        return self.train_on(dataset.images())
 
     def build(self) -> nn.Module:
         """Encoder and decoder with He's weights."""
@@ -309,6 +305,8 @@ class VAE(Restorer):
     largest value; Zimmerer et al., 2019). To score, the code is its mean. `beta` weighs the KL.
     """
 
+    num_threads = 1
+
     def __init__(
         self,
         size: int = 128,
@@ -327,10 +325,6 @@ class VAE(Restorer):
         own = {"code": code, "width": width, "beta": beta, "deviation": deviation, "score": score}
         own |= {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
         super().__init__(size, sigma, **own)
-
-    @one_thread()
-    def fit(self, dataset: AnomalyDataset) -> Self:
-        return self.train_on(dataset.images())
 
     def build(self) -> nn.Module:
         return VariationalNetwork(self.size, self.code, self.width)

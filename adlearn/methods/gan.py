@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['real_loss', 'fake_loss', 'dcgan_widths', 'dcgan_start', 'dcgan_generator', 'dcgan_discriminator', 'absolute_sum',
            'descend_codes', 'diversity', 'DCGAN', 'AnoGAN', 'squared_mean', 'gradient_penalty', 'WGANGP', 'FAnoGAN',
-           'contextual_loss', 'code_distance', 'GANomaly', 'SkipGANomaly', 'stripe_masks', 'SCADN', 'ChannelSelection',
-           'TwoBands', 'OCRGAN']
+           'contextual_loss', 'GANomaly', 'SkipGANomaly', 'stripe_masks', 'SCADN', 'ChannelSelection', 'TwoBands',
+           'OCRGAN']
 
 # %% notebooks/14_gan.ipynb #690a7af8
 from collections.abc import Callable
@@ -17,13 +17,11 @@ from torch import nn
 
 # %% notebooks/14_gan.ipynb #5a48cb62
 from adlearn import training
-from adlearn.data.base import AnomalyDataset
 from adlearn.detector import Prediction
 from adlearn.errors import DataError
 from adlearn.maps import smooth, upsample
 from adlearn.methods.autoencoders import Restorer
 from adlearn.methods.synthetic_anomalies import UNet, cut_paste
-from adlearn.threads import one_thread
 from adlearn.trained import AdversarialNetwork
 
 # %% notebooks/14_gan.ipynb #7002d531
@@ -124,6 +122,8 @@ class DCGAN(AdversarialNetwork, Restorer):
     |x - drawn|, the mean over channels, smoothed with `sigma` px of the reduced image.
     """
 
+    num_threads = 1
+
     def __init__(self, size: int = 64, code: int = 64, width: int = 16, sigma: float = 1.0, **config: Any):
         training_plan = {"epochs": 30, "batch_size": 8, "learning_rate": 5e-4}
         super().__init__(size=size, sigma=sigma, code=code, width=width, **(training_plan | config))
@@ -148,11 +148,6 @@ class DCGAN(AdversarialNetwork, Restorer):
     def generator_loss(self, images: torch.Tensor) -> torch.Tensor:
         """As many drawn images as there are `images` shall be taken for real."""
         return real_loss(self.network["D"](self.network["G"](self.codes(len(images)))))
-
-    # Small networks on small images: a second thread brings little, and costs much on a busy machine.
-    @one_thread()
-    def fit(self, dataset: AnomalyDataset) -> Self:
-        return self.train_on(dataset.images())
 
     def train_on(self, images: torch.Tensor) -> Self:
         return super().train_on(self.reduced(images))
@@ -210,7 +205,7 @@ class AnoGAN(DCGAN):
 
 # %% notebooks/14_gan.ipynb #57b69308
 def squared_mean(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Mean of (first - second)^2 over each row of (B, ...), (B,): each term of izi_f."""
+    """Mean of (first - second)^2 over each row of (B, ...), (B,): each term of izi_f, GANomaly's score."""
     return (first - second).square().flatten(1).mean(dim=1)
 
 # %% notebooks/14_gan.ipynb #f5bbb3ac
@@ -313,11 +308,6 @@ def contextual_loss(images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     """GANomaly's mean |x - x'| of images (B, 3, H, W), as for images in [-1, 1]: one number."""
     return 2 * (images - drawn).abs().mean()
 
-# %% notebooks/14_gan.ipynb #a3ecef59
-def code_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """GANomaly's score: the mean squared difference of codes (B, ...), (B,)."""
-    return (first - second).square().flatten(1).mean(dim=1)
-
 # %% notebooks/14_gan.ipynb #32ee76c7
 class GANomaly(DCGAN):
     """GANomaly (Akcay et al., 2018): encoder, decoder, encoder; the score compares both codes.
@@ -343,6 +333,10 @@ class GANomaly(DCGAN):
         drawing = self.network["G"]["decode"](code)
         return code, drawing, self.network["G"]["again"](drawing)
 
+    def shown(self, images: torch.Tensor) -> torch.Tensor:
+        """What the generator is given to draw `images` in training."""
+        return images
+
     def losses(self) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
         return {"G": self.generator_loss, "D": self.discriminator_loss}
 
@@ -353,14 +347,14 @@ class GANomaly(DCGAN):
         terms = (
             F.mse_loss(features(drawing), features(images)),
             contextual_loss(images, drawing),
-            code_distance(code, second).mean(),
+            squared_mean(code, second).mean(),
         )
         return sum(weight * term for weight, term in zip(self.weights, terms, strict=True))
 
     def discriminator_loss(self, images: torch.Tensor) -> torch.Tensor:
         """Real images are real, drawings are not; the mean of both, as in the official code."""
         with torch.no_grad():
-            _, drawing, _ = self.drawn(images)
+            _, drawing, _ = self.drawn(self.shown(images))
         return (real_loss(self.network["D"](images)) + fake_loss(self.network["D"](drawing))) / 2
 
     def begin_epoch(self, number: int, images: torch.Tensor) -> None:
@@ -369,7 +363,7 @@ class GANomaly(DCGAN):
 
     def restored(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         code, drawing, second = self.drawn(images)
-        return drawing, code_distance(code, second)
+        return drawing, squared_mean(code, second)
 
 # %% notebooks/14_gan.ipynb #543b1879
 class SkipGANomaly(GANomaly):
@@ -394,18 +388,15 @@ class SkipGANomaly(GANomaly):
 
     def generator_loss(self, images: torch.Tensor) -> torch.Tensor:
         """The three terms; the adversarial one is the usual loss: features have a term of their own."""
-        code, drawing, second = self.drawn(images)
-        terms = (
-            real_loss(self.network["D"](drawing)),
-            contextual_loss(images, drawing),
-            code_distance(code, second).mean(),
-        )
+        drawing, features = self.network["G"](self.shown(images)).sigmoid(), self.network["D"][:-1]
+        latent = squared_mean(features(images), features(drawing)).mean()
+        terms = (real_loss(self.network["D"](drawing)), contextual_loss(images, drawing), latent)
         return sum(weight * term for weight, term in zip(self.weights, terms, strict=True))
 
     def restored(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         code, drawing, second = self.drawn(images)
         residual = 2 * (images - drawing).abs().flatten(1).mean(dim=1)
-        return drawing, self.balance * residual + (1 - self.balance) * code_distance(code, second)
+        return drawing, self.balance * residual + (1 - self.balance) * squared_mean(code, second)
 
 # %% notebooks/14_gan.ipynb #45723775
 def stripe_masks(size: int, widths: tuple[int, ...]) -> torch.Tensor:
@@ -468,7 +459,7 @@ class SCADN(DCGAN):
         """The mean over all masks of what was drawn unseen, and the mean squared error."""
         count = len(self.masks) // 2
         unseen = sum(self.filled(images, mask.expand(len(images), 1, -1, -1)) * mask for mask in self.masks)
-        return unseen / count, code_distance(images, unseen / count)
+        return unseen / count, squared_mean(images, unseen / count)
 
 # %% notebooks/14_gan.ipynb #dca2da4b
 class ChannelSelection(nn.Module):
@@ -523,13 +514,6 @@ class OCRGAN(SkipGANomaly):
         networks["G"] = TwoBands(self.width, levels=5)
         return networks
 
-    def generator_loss(self, images: torch.Tensor) -> torch.Tensor:
-        """As Skip-GANomaly's, for the drawing of the damaged images."""
-        damaged, _ = cut_paste(images)
-        drawing, features = self.network["G"](damaged).sigmoid(), self.network["D"][:-1]
-        terms = (
-            real_loss(self.network["D"](drawing)),
-            contextual_loss(images, drawing),
-            code_distance(features(images), features(drawing)).mean(),
-        )
-        return sum(weight * term for weight, term in zip(self.weights, terms, strict=True))
+    def shown(self, images: torch.Tensor) -> torch.Tensor:
+        """Damaged images, to be drawn undamaged."""
+        return cut_paste(images)[0]

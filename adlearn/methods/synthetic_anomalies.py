@@ -292,7 +292,6 @@ class CutPaste(ImageNetwork):
         return F.cross_entropy(self.network.head(self.embed(copies)), labels)
 
     def fit(self, dataset: AnomalyDataset) -> Self:
-        """Train the classifier, then fit the Gaussian to all images of `dataset`."""
         return super().fit(dataset).describe(dataset)
 
     @torch.no_grad()
@@ -620,6 +619,7 @@ class NSA(ImageNetwork):
     """
 
     descent: ClassVar[Mapping[str, Any]] = {"weight_decay": 0.0, "clip": None}
+    num_threads = 1
 
     def __init__(
         self,
@@ -645,11 +645,6 @@ class NSA(ImageNetwork):
 
     def build(self) -> nn.Module:
         return nsa_network(self.width, self.pool)
-
-    # A small network on small batches: a second thread costs more than it brings.
-    @one_thread()
-    def fit(self, dataset: AnomalyDataset) -> Self:
-        return self.train_on(dataset.images())
 
     def painted(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Images with anomalies and their labels (B, H, W) in [0, 1]."""
