@@ -8,9 +8,9 @@ import numpy as np
 import psutil
 import torch
 
-from .data.base import Benchmark
+from .data.base import AnomalyDataset, Benchmark
 from .detector import Detector, FeatureDetector, Prediction
-from .metrics import evaluate
+from .metrics import auroc, evaluate, pixel_auroc
 from .runtime import dry_run
 
 _TIMED_IMAGES, _WARM_UP = 4, 4
@@ -84,6 +84,24 @@ def score(prediction: Prediction, benchmark: Benchmark) -> dict[str, float]:
     if prediction.map is not None and test.has_masks:
         pixels = {"maps": prediction.map, "masks": test.masks()}
     return evaluate(prediction.score, test.labels, **pixels)
+
+
+def score_by_kind(prediction: Prediction, dataset: AnomalyDataset) -> dict[str, dict[str, float]]:
+    """{kind of defect: {"image_auroc", "pixel_auroc"}} of the `prediction` of `dataset`.
+
+    Of a kind's images against the good ones, and of the pixels of its images; the latter where there are a
+    map and masks.
+    """
+    with_pixels = prediction.map is not None and dataset.has_masks
+    masks = dataset.masks() if with_pixels else None
+    found = {}
+    for kind in sorted(set(dataset.kinds) - {"good"}):
+        shows = torch.tensor([other == kind for other in dataset.kinds])
+        counts = shows | (dataset.labels == 0)
+        found[kind] = {"image_auroc": auroc(prediction.score[counts], dataset.labels[counts])}
+        if with_pixels:
+            found[kind]["pixel_auroc"] = pixel_auroc(prediction.map[shows], masks[shows])
+    return found
 
 
 def latency(detector: Detector, image: torch.Tensor, repeats: int = 40) -> dict[str, float]:

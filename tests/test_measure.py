@@ -6,8 +6,8 @@ import toys
 
 from adlearn.detector import Prediction
 from adlearn.features import FeatureExtractor
-from adlearn.measure import PeakMemory, latency, measure, score
-from adlearn.metrics import evaluate
+from adlearn.measure import PeakMemory, latency, measure, score, score_by_kind
+from adlearn.metrics import auroc, evaluate, pixel_auroc
 
 
 def test_metrics_are_those_of_evaluate(tiny):
@@ -17,6 +17,41 @@ def test_metrics_are_those_of_evaluate(tiny):
     assert {name: metrics[name] for name in expected} == expected
     assert metrics["image_auroc"] == 1.0 and metrics["pixel_auroc"] > 0.9
     torch.testing.assert_close(prediction.score, detector.predict(tiny.test.images()).score)
+
+
+class _Labelled:
+    """Six test images: two good, three scratched, one bent, and masks of 2 x 2 px."""
+
+    kinds = ("good", "scratch", "bend", "scratch", "good", "scratch")
+    labels = torch.tensor([0, 1, 1, 1, 0, 1])
+    has_masks = True
+
+    def masks(self):
+        drawn = torch.zeros(6, 2, 2, dtype=torch.bool)
+        drawn[self.labels == 1, 0, 0] = True
+        return drawn
+
+
+def test_a_kind_is_scored_against_good_images_and_on_its_own_pixels():
+    torch.manual_seed(0)
+    dataset, prediction = _Labelled(), Prediction(torch.rand(6), torch.rand(6, 2, 2))
+    found = score_by_kind(prediction, dataset)
+    assert list(found) == ["bend", "scratch"]
+    for kind, own in {"bend": [2], "scratch": [1, 3, 5]}.items():
+        rows = [0, 4, *own]
+        expected = auroc(prediction.score[rows], dataset.labels[rows])
+        assert found[kind]["image_auroc"] == pytest.approx(expected)
+        expected = pixel_auroc(prediction.map[own], dataset.masks()[own])
+        assert found[kind]["pixel_auroc"] == pytest.approx(expected)
+
+
+def test_kinds_without_masks_or_maps_have_no_pixel_scores():
+    dataset = _Labelled()
+    assert set(score_by_kind(Prediction(torch.rand(6)), dataset)["bend"]) == {"image_auroc"}
+    dataset.has_masks = False
+    assert set(score_by_kind(Prediction(torch.rand(6), torch.rand(6, 2, 2)), dataset)["bend"]) == {
+        "image_auroc"
+    }
 
 
 def test_costs_are_there_and_positive(tiny):

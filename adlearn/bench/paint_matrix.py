@@ -18,9 +18,10 @@ import torch
 from ..data import readers
 from ..data.base import AnomalyDataset, Benchmark
 from ..detector import Detector, FeatureDetector
+from ..measure import score_by_kind
 from ..methods.gaussian_density import PaDiM
 from ..methods.synthetic_anomalies import PAINTS, PaintedDefects, paint_named
-from ..metrics import auroc, pixel_auroc
+from ..metrics import pixel_auroc
 from ..training import seeded
 from ..trials import limited
 
@@ -38,14 +39,9 @@ def learned(name: str, train: AnomalyDataset, copies: int, seed: int) -> Feature
 
 def by_kind(detector: Detector, test: AnomalyDataset) -> Numbers:
     """Pixel and image AUROC of each kind of defect in `test`, keyed ("pixel" or "image", kind)."""
-    found, masks, kinds = detector.predict_dataset(test), test.masks(), test.kinds
-    numbers: Numbers = {}
-    for kind in sorted(set(kinds) - {"good"}):
-        shows = torch.tensor([other == kind for other in kinds])
-        counts = shows | (test.labels == 0)
-        numbers["pixel", kind] = pixel_auroc(found.map[shows], masks[shows])
-        numbers["image", kind] = auroc(found.score[counts], test.labels[counts])
-    return numbers
+    found = score_by_kind(detector.predict_dataset(test), test)
+    measures = ("pixel", "image")
+    return {(m, kind): numbers[f"{m}_auroc"] for kind, numbers in found.items() for m in measures}
 
 
 def on_own_paint(detector: Detector, name: str, good: torch.Tensor) -> float:

@@ -18,7 +18,6 @@ NIGHTLY = (
     "04_normalizing_flow",
     "05_student_teacher",
     "06_reverse_distillation",
-    "07_feature_adaptation",
     "08_one_class",
     "09_synthetic_anomalies",
     "10_autoencoders",
