@@ -18,6 +18,7 @@ NIGHTLY = (
     "04_normalizing_flow",
     "05_student_teacher",
     "06_reverse_distillation",
+    "07_feature_adaptation",
     "08_one_class",
     "09_synthetic_anomalies",
     "10_autoencoders",
@@ -43,7 +44,8 @@ def _quick_stages() -> list[Stage]:
         ("export check", modules_agree),
         ("ruff check", lambda: _command("-m", "ruff", "check", "--no-cache")),
         ("ruff format", lambda: _command("-m", "ruff", "format", "--check")),
-        ("unit tests", lambda: _command("-m", "pytest", "tests")),
+        # Each on one thread (tests/conftest.py), so two at a time.
+        ("unit tests", lambda: _command("-m", "pytest", "tests", "-n", "2")),
     ]
 
 
